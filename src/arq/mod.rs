@@ -1,0 +1,1 @@
+//! Role: see docs. (being written)

@@ -1,0 +1,2 @@
+//! Role: arguments, progress, tables, JSON, exit codes.
+//! Owns: the terminal.

@@ -1,0 +1,2 @@
+//! Role: chunk encoding: sampling, LZ4, CRC-32.
+//! Owns: nothing.

@@ -1,0 +1,2 @@
+//! Role: SPAKE2, transcript and key schedule.
+//! Owns: the secret state of one handshake.

@@ -1,0 +1,7 @@
+//! Role: everything that turns bytes into other bytes: LZ4 and CRC-32 of chunks, packet protection, the handshake's cryptography.
+//! Owns: keys. No protocol state.
+//! Implements: docs/PROTOCOL.md, "Handshake", "Packet protection", "Chunks".
+
+pub mod aead;
+pub mod chunk;
+pub mod handshake;

@@ -1,0 +1,127 @@
+//! Role: validated settings of an endpoint and of one session.
+//! Owns: nothing; values with the defaults and bounds that docs/PROTOCOL.md names.
+//! Implements: docs/PROTOCOL.md, "Parameters".
+
+use crate::congestion::ControllerKind;
+use crate::transfer::DEFAULT_CHUNK_SIZE;
+use crate::transfer::job::Compression;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// The shared secret, or none.
+#[derive(Clone)]
+pub enum Secret {
+    /// A password or generated key, as bytes, without the line's end.
+    Key(Zeroizing<Vec<u8>>),
+    /// `--insecure`: no encryption, a CRC-32 in every packet.
+    Insecure,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Key(_) => "Key(..)",
+            Self::Insecure => "Insecure",
+        })
+    }
+}
+
+/// Settings of one session; on a server, of every session.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// Rate control.
+    pub controller: ControllerKind,
+    /// `--limit` for this session, IP bytes a second.
+    pub limit_bytes_per_sec: Option<u64>,
+    /// `--window`: cap on bytes in flight.
+    pub window_cap_bytes: Option<u64>,
+    /// Chunk size for what this side sends (1 KiB to 4 MiB).
+    pub chunk_size: u32,
+    /// Compression for what this side sends.
+    pub compress: Compression,
+    /// `--connect-timeout`.
+    pub connect_timeout: Duration,
+    /// `--timeout`; the smaller of both sides' counts.
+    pub idle_timeout: Duration,
+    /// `--max-retries`.
+    pub max_retries: Option<u32>,
+    /// `--client-id`, at most 64 bytes.
+    pub client_id: String,
+    /// Largest datagram to try (UDP payload), from the interface MTU.
+    pub max_datagram_bytes: u32,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            controller: ControllerKind::default(),
+            limit_bytes_per_sec: None,
+            window_cap_bytes: None,
+            chunk_size: DEFAULT_CHUNK_SIZE,
+            compress: Compression::Auto,
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            max_retries: None,
+            client_id: String::new(),
+            max_datagram_bytes: 1472,
+        }
+    }
+}
+
+/// What a server allows.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Sessions at once; one more is refused with a sentence.
+    pub max_sessions: usize,
+    /// `serve --limit`: IP bytes a second, shared fairly among sessions.
+    pub total_limit_bytes_per_sec: Option<u64>,
+    /// `serve --no-echo-sim` clears it.
+    pub allow_echo_sim: bool,
+    /// `serve --overwrite never` refuses `--overwrite always`.
+    pub allow_overwrite: bool,
+    /// `serve --read-only`: no put, no echo.
+    pub allow_writes: bool,
+    /// Largest file accepted.
+    pub max_file_bytes: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_sessions: 1024,
+            total_limit_bytes_per_sec: None,
+            allow_echo_sim: true,
+            allow_overwrite: true,
+            allow_writes: true,
+            max_file_bytes: u64::MAX,
+        }
+    }
+}
+
+/// Settings of an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// The shared secret.
+    pub secret: Secret,
+    /// Accept sessions (a server); `None`: a client only.
+    pub server: Option<ServerConfig>,
+    /// Defaults for sessions.
+    pub session: SessionConfig,
+    /// Receive budget of the whole process, handed out as credit.
+    pub receive_budget_bytes: u64,
+    /// Send budget of the whole process: chunks held until they are acknowledged.
+    pub send_budget_bytes: u64,
+}
+
+impl EndpointConfig {
+    /// Defaults with this secret.
+    pub fn new(secret: Secret) -> Self {
+        Self {
+            secret,
+            server: None,
+            session: SessionConfig::default(),
+            receive_budget_bytes: 24 << 20,
+            send_budget_bytes: 40 << 20,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Role: all peers of one socket.
+//! Owns: the session table.
+pub mod config;

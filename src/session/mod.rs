@@ -1,0 +1,3 @@
+//! Role: one peer.
+//! Owns: the state of one session.
+pub mod event;

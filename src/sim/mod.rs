@@ -1,0 +1,2 @@
+//! Role: endpoints on a virtual clock, joined by impaired links.
+//! Owns: the virtual world.

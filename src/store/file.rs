@@ -1,0 +1,2 @@
+//! Role: the store on disk.
+//! Owns: open files.

@@ -1,0 +1,2 @@
+//! Role: the store in memory.
+//! Owns: its files.

@@ -1,0 +1,19 @@
+//! Role: sources and sinks of files behind one trait: on disk (`file`), in memory (`memory`).
+//! Owns: open files, partials, locks; never protocol state.
+//! Implements: docs/PROTOCOL.md, "Files".
+
+use crate::transfer::job::{Done, Job};
+
+pub mod file;
+pub mod memory;
+
+/// Tells apart the sessions that share one store; chosen by the endpoint, never reused.
+pub type SessionKey = u64;
+
+/// Runs jobs. One instance serves all sessions of a process; jobs of one session come in order.
+pub trait Store: Send {
+    /// Runs one job to its end and appends its answers to `done`, which belong to the sessions named with them.
+    fn run(&mut self, session: SessionKey, job: Job, done: &mut Vec<(SessionKey, Done)>);
+    /// The queue is empty: finish what was batched (syncs and renames of small files).
+    fn idle(&mut self, done: &mut Vec<(SessionKey, Done)>);
+}

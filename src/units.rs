@@ -1,0 +1,2 @@
+//! Role: parsing and printing of rates, sizes, durations and percentages.
+//! Owns: nothing.
