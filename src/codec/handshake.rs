@@ -235,6 +235,7 @@ impl Transcript {
 
     /// Adds one message, which is one datagram or a part of it.
     #[must_use]
+    #[allow(clippy::should_implement_trait)] // `+` would say less than the word.
     pub fn add(mut self, message: &[u8]) -> Self {
         let len = u32::try_from(message.len()).expect("a handshake message fits one datagram");
         self.0.update(len.to_be_bytes());
