@@ -7,5 +7,3 @@ pub mod rangeset;
 pub mod received;
 pub mod rtt;
 pub mod sent;
-#[cfg(test)]
-mod tests;

@@ -8,8 +8,6 @@ pub mod frame;
 pub mod handshake;
 pub mod message;
 pub mod packet;
-#[cfg(test)]
-mod tests;
 
 /// Protocol version in every Hello.
 pub const VERSION: u8 = 1;
