@@ -4,8 +4,12 @@
 
 use crate::transfer::job::{Done, Job};
 
+mod dest;
+mod digest;
+mod error;
 pub mod file;
 pub mod memory;
+mod names;
 
 /// Tells apart the sessions that share one store; chosen by the endpoint, never reused.
 pub type SessionKey = u64;
