@@ -118,7 +118,6 @@ impl MemoryStore {
                 continue;
             };
             let below = walk.below(found);
-            let is_dir = matches!(node, Node::Dir(_));
             let hidden = split_last(&below).1.starts_with(HIDDEN_PREFIX);
             sending.from = Some(if list_only || hidden {
                 // Past everything below it: keys of its children go on with NUL, which no name holds.
