@@ -67,7 +67,7 @@ impl Adaptive {
             datagram,
             path: Path::new(now),
             mode: Mode::Startup(Startup::new(datagram)),
-            loss: LossModel::default(),
+            loss: LossModel::new(datagram),
             capacity: FIRST_RATE,
             pace: FIRST_RATE,
             boost: 0.0,
@@ -100,10 +100,14 @@ impl Adaptive {
             }
         };
         let threshold = self.queue_target() + 2.0 * self.path.jitter;
-        match startup.on_point(now, point, &self.path, self.rtt, threshold) {
+        if let Some(interval) = self.path.interval(self.rtt / 4.0, 60.0 * self.datagram) {
+            self.loss.learn(now, &interval, interval.max_queue < threshold / 2.0 && interval.loss < 0.4);
+        }
+        let first = !startup.started();
+        match startup.on_point(now, point, &self.path, &self.loss, self.rtt, threshold) {
             Step::Pace(pace) => {
-                self.pace = self.pace.max(pace);
-                self.capacity = self.capacity.max(self.pace);
+                self.pace = if first { pace } else { self.pace.max(pace) };
+                self.capacity = self.pace;
                 self.mode = Mode::Startup(startup);
             }
             Step::Done(capacity) => {
@@ -129,9 +133,17 @@ impl Adaptive {
         let waited = (now - self.last_point_sent()).max(0.0);
         let coming = self.path.outstanding() / self.capacity - waited;
         let predicted = (self.queue + coming).max(0.0);
-        let excess = ((wanted - predicted) / tau).clamp(-0.5, MAX_BOOST).max(self.boost);
+        let mut excess = ((wanted - predicted) / tau).clamp(-0.5, MAX_BOOST);
+        if self.boost > 0.0 {
+            excess = excess.max(self.boost);
+        }
         let gain = if now < self.resume_until { 0.5 } else { 1.0 + excess };
         self.pace = (self.capacity * gain).max(MIN_RATE);
+    }
+
+    /// Nothing came back yet.
+    fn initial(&self) -> bool {
+        matches!(&self.mode, Mode::Startup(startup) if !startup.started())
     }
 
     fn last_point_sent(&self) -> f64 {
@@ -141,7 +153,7 @@ impl Adaptive {
     /// While the queue never empties, the rate that the bottleneck passes us is its rate; else it is a lower bound.
     fn learn_capacity(&mut self, now: f64, interval: &Interval) {
         let busy = interval.min_queue > (0.3 * self.queue_target()).max(self.path.jitter);
-        let sample = interval.pass_rate.min(self.loss.bound(interval.got_rate));
+        let sample = self.loss.capacity(interval);
         if busy {
             let weight = (2.0 * interval.span.min(self.rtt) / 8.0 / self.rtt).clamp(0.05, 1.0);
             let far = self.queue > 3.0 * self.queue_target();
@@ -154,7 +166,8 @@ impl Adaptive {
 
     fn learn_loss(&mut self, now: f64) {
         let Some(interval) = self.path.interval(self.rtt.max(0.01), 100.0 * self.datagram) else { return };
-        match self.loss.on_interval(now, self.rtt, &interval, self.datagram) {
+        let short = interval.max_queue < 1.5 * self.queue_target() + 2.0 * self.path.jitter;
+        match self.loss.judge(now, self.rtt, &interval, short) {
             Verdict::Ordinary => {}
             Verdict::Reduce(rate) => {
                 self.capacity = self.capacity.min(rate);
@@ -237,6 +250,9 @@ impl Controller for Adaptive {
         if self.silent > 1 {
             return (2.0 * self.datagram) as u64;
         }
+        if self.initial() {
+            return (startup::INITIAL_PACKETS * self.datagram) as u64;
+        }
         let flight = 2.0 * self.pace.max(self.capacity) * (self.rtt + 0.05);
         flight.max(startup::INITIAL_PACKETS * self.datagram) as u64
     }
@@ -247,9 +263,9 @@ impl Controller for Adaptive {
 
     fn burst_bytes(&self) -> u64 {
         if let Mode::Startup(startup) = &self.mode
-            && let Some(train) = startup.train_packets()
+            && !startup.started()
         {
-            return (train * self.datagram) as u64;
+            return startup.train_bytes() as u64;
         }
         let burst = (self.pace * 0.001).clamp(2.0 * self.datagram, 65_536.0);
         burst.max(self.pace * 0.00025).max(2.0 * self.datagram) as u64

@@ -340,7 +340,12 @@ impl Sim {
     }
 
     fn rate(&self) -> f64 {
-        self.link.steps.iter().rev().find(|step| self.now >= step.0).map_or(self.link.bits_per_sec, |step| step.1)
+        self.link
+            .steps
+            .iter()
+            .rev()
+            .find(|step| self.now >= step.0)
+            .map_or(self.link.bits_per_sec, |step| step.1)
     }
 
     fn offer(&mut self, i: usize, number: u64) {
@@ -418,7 +423,9 @@ impl Sim {
         flow.last_feedback = self.now;
         let Some((largest, at)) = flow.largest else { return };
         let len = flow.log.len();
-        if self.outage(self.now) || (self.link.feedback_loss > 0.0 && self.rng.unit() < self.link.feedback_loss) {
+        if self.outage(self.now)
+            || (self.link.feedback_loss > 0.0 && self.rng.unit() < self.link.feedback_loss)
+        {
             return;
         }
         let arrives = self.now + self.link.rtt / 2.0 + self.link.jitter * self.rng.unit();

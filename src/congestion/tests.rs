@@ -49,7 +49,14 @@ fn transfer_traced(link: Link, megabytes: f64, seed: u64, tracing: bool) -> Cell
     }
     // Seconds from the first byte until a window of one RTT was full, less that window and the way there.
     let ramp_rtts = (at - window - link.rtt / 2.0) / link.rtt;
-    Cell { share, offered, queue_ms: report.mean_queue * 1e3, max_queue_ms: report.max_queue * 1e3, ramp_rtts, report }
+    Cell {
+        share,
+        offered,
+        queue_ms: report.mean_queue * 1e3,
+        max_queue_ms: report.max_queue * 1e3,
+        ramp_rtts,
+        report,
+    }
 }
 
 fn show(name: &str, cell: &Cell) {

@@ -1,4 +1,4 @@
-//! Role: tells loss by congestion that shows no queue (a policer, a very short queue) from the path's ordinary loss.
+//! Role: tells loss of our own making that shows no queue (a policer, a very short queue) from the path's ordinary loss.
 //! Owns: mean and spread of ordinary loss, and the experiment under way.
 //! Implements: docs/CONGESTION.md, "Loss".
 
@@ -6,9 +6,13 @@ use super::path::Interval;
 
 /// Weight of one interval in mean and variance.
 const WEIGHT: f64 = 1.0 / 16.0;
-/// Standard deviations, and share of packets, above the mean at which loss is suspected to be of our making.
+/// Standard deviations above the mean beyond which loss is not taken for ordinary.
+const DEVIATIONS: f64 = 2.5;
+/// The same, and a share of packets, at which loss without a queue is suspected to be of our making.
 const SUSPECT_DEVIATIONS: f64 = 4.0;
 const SUSPECT_SHARE: f64 = 0.02;
+/// Loss that is assumed to be possible where none was seen yet.
+const LEAST: f64 = 0.002;
 
 /// What an interval says.
 #[derive(Debug, PartialEq)]
@@ -29,10 +33,12 @@ struct Trial {
     judge_at: f64,
 }
 
-/// See the module.
-#[derive(Debug, Default)]
+/// Ordinary loss is learned while the queue is short, since what a full queue drops does not count as ordinary.
+#[derive(Debug)]
 pub(super) struct LossModel {
+    datagram: f64,
     mean: f64,
+    /// Variance of the share of one packet: of independent loss `mean * (1 - mean)`, of bursts more.
     variance: f64,
     intervals: u32,
     next_at: f64,
@@ -40,13 +46,28 @@ pub(super) struct LossModel {
 }
 
 impl LossModel {
-    /// The rate before ordinary loss of what arrived at `got_rate`; not below what loss could explain.
-    pub(super) fn bound(&self, got_rate: f64) -> f64 {
-        if self.intervals < 4 {
-            return f64::INFINITY;
+    pub(super) fn new(datagram: f64) -> Self {
+        Self { datagram, mean: 0.0, variance: 0.0, intervals: 0, next_at: 0.0, trial: None }
+    }
+
+    pub(super) fn mean(&self) -> f64 {
+        self.mean
+    }
+
+    fn deviation(&self, interval: &Interval) -> f64 {
+        let mean = self.mean.max(LEAST);
+        let packets = (interval.bytes / self.datagram).max(1.0);
+        (self.variance.max(mean * (1.0 - mean)) / packets).sqrt()
+    }
+
+    /// The bottleneck's rate by this interval: what passed, unless more was lost than ordinary loss explains.
+    pub(super) fn capacity(&self, interval: &Interval) -> f64 {
+        let share = (self.mean + DEVIATIONS * self.deviation(interval)).min(0.9);
+        if self.intervals == 0 {
+            interval.pass_rate
+        } else {
+            interval.pass_rate.min(interval.got_rate / (1.0 - share))
         }
-        let share = (self.mean + SUSPECT_DEVIATIONS * self.variance.sqrt() + SUSPECT_SHARE).min(0.9);
-        got_rate / (1.0 - share)
     }
 
     /// Losses until then are of an outage.
@@ -55,28 +76,43 @@ impl LossModel {
         self.trial = None;
     }
 
-    pub(super) fn on_interval(&mut self, now: f64, rtt: f64, interval: &Interval, datagram: f64) -> Verdict {
+    /// Learns from an interval without a queue, or with less loss than was thought ordinary.
+    pub(super) fn learn(&mut self, now: f64, interval: &Interval, short: bool) {
+        if now < self.next_at || !(short || interval.loss < self.mean) {
+            return;
+        }
+        self.next_at = now + interval.span;
+        self.intervals += 1;
+        let weight = WEIGHT.max(1.0 / f64::from(self.intervals));
+        let difference = interval.loss - self.mean;
+        let packets = interval.bytes / self.datagram;
+        if self.intervals > 1 {
+            self.variance += weight * (difference * difference * packets - self.variance);
+        }
+        self.mean += weight * difference;
+    }
+
+    /// In cruise: learns, or suspects.
+    pub(super) fn judge(&mut self, now: f64, rtt: f64, interval: &Interval, short: bool) -> Verdict {
         if now < self.next_at {
             return Verdict::Ordinary;
         }
-        self.next_at = now + interval.span;
         if let Some(trial) = self.trial {
             if now < trial.judge_at {
                 return Verdict::Ordinary;
             }
             self.trial = None;
+            self.next_at = now + interval.span;
             let expected = (1.0 - trial.got_rate / interval.sent_rate).max(self.mean);
             if interval.loss > (trial.loss + expected) / 2.0 {
                 self.mean = (trial.loss + interval.loss) / 2.0;
-                self.intervals = self.intervals.max(4);
                 return Verdict::Restore(trial.sent_rate);
             }
             return Verdict::Ordinary;
         }
-        let binomial = self.mean.max(0.005) * (1.0 - self.mean) / (interval.bytes / datagram).max(1.0);
-        let deviation = self.variance.max(binomial).sqrt();
-        let limit = self.mean + (SUSPECT_DEVIATIONS * deviation).max(SUSPECT_SHARE);
+        let limit = self.mean + (SUSPECT_DEVIATIONS * self.deviation(interval)).max(SUSPECT_SHARE);
         if self.intervals >= 2 && interval.loss > limit {
+            self.next_at = now + interval.span;
             self.trial = Some(Trial {
                 sent_rate: interval.sent_rate,
                 loss: interval.loss,
@@ -85,11 +121,7 @@ impl LossModel {
             });
             return Verdict::Reduce(interval.got_rate / (1.0 - self.mean));
         }
-        self.intervals += 1;
-        let weight = WEIGHT.max(1.0 / f64::from(self.intervals));
-        let difference = interval.loss - self.mean;
-        self.mean += weight * difference;
-        self.variance += weight * (difference * difference - self.variance);
+        self.learn(now, interval, short);
         Verdict::Ordinary
     }
 }

@@ -58,8 +58,9 @@ pub(super) struct Interval {
     pub(super) sent_rate: f64,
     /// Share that did not arrive.
     pub(super) loss: f64,
-    /// Smallest queueing delay at its points.
+    /// Smallest and largest queueing delay at its points.
     pub(super) min_queue: f64,
+    pub(super) max_queue: f64,
 }
 
 /// See the module.
@@ -114,7 +115,9 @@ impl Path {
     /// Takes a feedback frame in. Returns the new point if the largest number advanced.
     pub(super) fn on_feedback(&mut self, sample: &FeedbackSample<'_>) -> Option<Point> {
         let newest = sample.acked.last()?;
-        if newest.sent_at != sample.largest_sent_at || self.largest.is_some_and(|largest| newest.number <= largest) {
+        if newest.sent_at != sample.largest_sent_at
+            || self.largest.is_some_and(|largest| newest.number <= largest)
+        {
             return None;
         }
         self.largest = Some(newest.number);
@@ -182,16 +185,19 @@ impl Path {
     pub(super) fn queue(&self, span: f64) -> Option<f64> {
         let newest = self.points.back()?.sent;
         let recent = self.points.iter().rev().enumerate();
-        let delays = recent.take_while(|(i, point)| *i < 3 || point.sent > newest - span).map(|(_, point)| point.delay);
+        let delays = recent
+            .take_while(|&(i, point)| i < 3 || point.sent > newest - span)
+            .map(|(_, point)| point.delay);
         Some((delays.fold(f64::INFINITY, f64::min) - self.base()).max(0.0))
     }
 
     /// The newest point against the youngest one at least `span` seconds and `bytes` bytes before it.
     pub(super) fn interval(&self, span: f64, bytes: f64) -> Option<Interval> {
         let new = self.points.back()?;
-        let mut min_delay = new.delay;
+        let (mut min_delay, mut max_delay) = (new.delay, new.delay);
         for old in self.points.iter().rev().skip(1) {
             min_delay = min_delay.min(old.delay);
+            max_delay = max_delay.max(old.delay);
             let (secs, passed) = (new.received - old.received, (new.cumulative - old.cumulative) as f64);
             if secs < span || passed < bytes || secs <= 0.0 {
                 continue;
@@ -205,6 +211,7 @@ impl Path {
                 sent_rate: passed / (new.sent - old.sent).max(1e-6),
                 loss: (1.0 - got / passed).clamp(0.0, 1.0),
                 min_queue: (min_delay - self.base()).max(0.0),
+                max_queue: (max_delay - self.base()).max(0.0),
             });
         }
         None
