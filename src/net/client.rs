@@ -243,3 +243,6 @@ impl Client<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,7 +225,7 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
 
     /// Ends the loop: the disk thread gets the jobs that are left and is waited for.
     pub(super) fn finish(mut self) -> Result<(), NetError> {
-        let mut next = self.job.take();
+        let mut next = self.job.take().or_else(|| self.core.poll_job());
         while let Some((session, job)) = next {
             self.disk.submit_waiting(session, job)?;
             next = self.core.poll_job();

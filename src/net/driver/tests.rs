@@ -9,11 +9,13 @@ use crate::transfer::job::FileId;
 use std::collections::VecDeque;
 use std::net::UdpSocket;
 
+/// A train to send: session, address, segment size, bytes.
+type Out = (Option<SessionKey>, SocketAddr, Option<usize>, Vec<u8>);
+
 /// Sends back what it receives, a train at a time, and keeps a record.
 #[derive(Default)]
 struct Script {
-    /// Trains to send: session, address, segment size, bytes.
-    out: VecDeque<(Option<SessionKey>, SocketAddr, Option<usize>, Vec<u8>)>,
+    out: VecDeque<Out>,
     echo: bool,
     received: Vec<(SocketAddr, Vec<u8>)>,
     deadline: Option<Instant>,
@@ -67,14 +69,17 @@ impl Core for Script {
     }
 }
 
-/// Answers each job at once, or panics.
-struct Answers;
+/// Answers each job at once, or panics; counts the ends of sessions.
+#[derive(Default)]
+struct Answers(Arc<AtomicI32>);
 
 impl Store for Answers {
     fn run(&mut self, session: SessionKey, job: Job, done: &mut Vec<(SessionKey, Done)>) {
         match job {
             Job::CloseSource { file } => done.push((session, Done::Written { file, bytes: file.0 })),
-            Job::EndSession => {}
+            Job::EndSession => {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
             _ => panic!("planted"),
         }
     }
@@ -82,8 +87,12 @@ impl Store for Answers {
 }
 
 fn driver_with<P: DatagramPipe>(core: Script, pipe: P, sim: Option<&str>) -> Driver<Script, P> {
+    driver_on(core, pipe, sim, Answers::default())
+}
+
+fn driver_on<P: DatagramPipe>(core: Script, pipe: P, sim: Option<&str>, store: Answers) -> Driver<Script, P> {
     let sim = sim.map(|spec| spec.parse().unwrap());
-    let (store, signal) = (Box::new(Answers), Arc::new(AtomicI32::new(0)));
+    let (store, signal) = (Box::new(store), Arc::new(AtomicI32::new(0)));
     Driver::new(Parts { core, pipe, store, sim, signal, clock: Clock::start() }).unwrap()
 }
 
@@ -163,12 +172,14 @@ fn a_deadline_that_stays_in_the_past_does_not_spin_for_long() {
 
 #[test]
 fn more_jobs_than_the_queue_holds_are_all_run_in_order() {
-    let (mut driver, _) = udp_driver(Script::default(), None);
+    let ends = Arc::new(AtomicI32::new(0));
+    let mut driver = driver_on(Script::default(), Narrow::default(), None, Answers(ends.clone()));
     driver.core_mut().jobs.extend((0..5000).map(|n| (1, Job::CloseSource { file: FileId(n) })));
     turn_until(&mut driver, |core| core.done.len() == 5000);
     assert!(driver.core().done.iter().copied().eq(0..5000));
     driver.core_mut().jobs.extend((0..500).map(|_| (1, Job::EndSession)));
     driver.finish().unwrap();
+    assert_eq!(ends.load(Ordering::Relaxed), 500);
 }
 
 #[test]
