@@ -94,11 +94,13 @@ impl Target {
             }
         }
         if addresses.is_empty() {
-            let (kind, option) =
-                if family == Family::V6 { ("IPv6", "-6") } else { ("IPv4", "-4") };
+            let (kind, option) = if family == Family::V6 { ("IPv6", "-6") } else { ("IPv4", "-4") };
             return Err(Failure::new(
                 exit::UNREACHABLE,
-                format!("host '{}' has no {kind} address; leave {option} off", text::bytes(self.host.as_bytes())),
+                format!(
+                    "host '{}' has no {kind} address; leave {option} off",
+                    text::bytes(self.host.as_bytes())
+                ),
             ));
         }
         Ok(addresses)

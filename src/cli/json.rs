@@ -299,9 +299,22 @@ mod tests {
         });
         let value = object(ending(&stats, Some("it broke")), &mut spool);
         for field in [
-            "command", "files", "bytes", "elapsed_s", "goodput_bits_per_sec", "wire_bytes_sent", "packets_sent",
-            "packets_repaired", "nacks_sent", "nacks_received", "loss_pct", "min_rtt_ms", "smoothed_rtt_ms",
-            "compression_ratio", "error", "exit_code",
+            "command",
+            "files",
+            "bytes",
+            "elapsed_s",
+            "goodput_bits_per_sec",
+            "wire_bytes_sent",
+            "packets_sent",
+            "packets_repaired",
+            "nacks_sent",
+            "nacks_received",
+            "loss_pct",
+            "min_rtt_ms",
+            "smoothed_rtt_ms",
+            "compression_ratio",
+            "error",
+            "exit_code",
         ] {
             assert!(value.get(field).is_some(), "{field} is missing");
         }

@@ -29,35 +29,40 @@ pub fn client_secret(args: &KeyArgs, host: &str) -> Result<Secret, Failure> {
             "no key for {host}: give --key-file FILE or set {KEY_FILE_VARIABLE} (on a terminal fulmar would ask)"
         )));
     }
-    let typed = rpassword::prompt_password(format!("Key of {host}: ")).map(Zeroizing::new).map_err(|error| {
-        Failure::usage(format!(
-            "cannot ask for the key of {host}: {}; give --key-file FILE or set {KEY_FILE_VARIABLE}",
-            text::io_error(&error)
-        ))
-    })?;
+    let typed =
+        rpassword::prompt_password(format!("Key of {host}: ")).map(Zeroizing::new).map_err(|error| {
+            Failure::usage(format!(
+                "cannot ask for the key of {host}: {}; give --key-file FILE or set {KEY_FILE_VARIABLE}",
+                text::io_error(&error)
+            ))
+        })?;
     if typed.is_empty() {
         return Err(Failure::usage(format!("the key of {host} is empty: type a key or password")));
     }
     Ok(Secret::Key(Zeroizing::new(typed.as_bytes().to_vec())))
 }
 
-/// The secret of a server, which makes its own key if none is given. `announce`: print the key that it made.
-pub fn server_secret(args: &KeyArgs, announce: bool) -> Result<Secret, Failure> {
+/// The secret of a server, which makes its own key if none is given; then the path of that is returned too.
+pub fn server_secret(args: &KeyArgs) -> Result<(Secret, Option<PathBuf>), Failure> {
     if let Some(secret) = given_secret(args)? {
-        return Ok(secret);
+        return Ok((secret, None));
     }
     let path = own_key_path(std::env::var_os("XDG_STATE_HOME"), std::env::var_os("HOME"))?;
     if !path.exists() {
         make_own_key(&path)?;
     }
-    let key = read_key_file(&path)?;
-    if announce {
-        let shown = Zeroizing::new(text::bytes(&key));
-        terminal::stderr_line(&format!("key (kept in {}): {}", text::path(&path), *shown));
-        terminal::stderr_line("on the client, paste it when asked, or paste this line and use --key-file fulmar.key:");
-        terminal::stderr_line(&format!("  (umask 077; echo {} > fulmar.key)", *shown));
-    }
-    Ok(Secret::Key(key))
+    Ok((Secret::Key(read_key_file(&path)?), Some(path)))
+}
+
+/// Prints the server's own key, and the line to paste on the client.
+pub fn announce(secret: &Secret, path: &Path) {
+    let Secret::Key(key) = secret else { return };
+    let shown = Zeroizing::new(text::bytes(key));
+    terminal::stderr_line(&format!("key (kept in {}): {}", text::path(path), *shown));
+    terminal::stderr_line(
+        "paste it when the client asks, or paste this line there and use --key-file fulmar.key:",
+    );
+    terminal::stderr_line(&format!("  (umask 077; echo {} > fulmar.key)", *shown));
 }
 
 /// What the options and the environment say.
@@ -65,7 +70,8 @@ fn given_secret(args: &KeyArgs) -> Result<Option<Secret>, Failure> {
     if args.insecure {
         return Ok(Some(Secret::Insecure));
     }
-    let from_environment = || std::env::var_os(KEY_FILE_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let from_environment =
+        || std::env::var_os(KEY_FILE_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
     match args.key_file.clone().or_else(from_environment) {
         Some(path) => Ok(Some(Secret::Key(read_key_file(&path)?))),
         None => Ok(None),
@@ -248,8 +254,7 @@ mod tests {
     #[test]
     fn the_servers_own_key_is_made_once() {
         let dir = tempfile::tempdir().expect("temp dir");
-        let path =
-            own_key_path(Some(dir.path().join("state").into()), None).expect("absolute");
+        let path = own_key_path(Some(dir.path().join("state").into()), None).expect("absolute");
         assert_eq!(path, dir.path().join("state/fulmar/server.key"));
         make_own_key(&path).expect("made");
         let first = read_key_file(&path).expect("read");
@@ -264,7 +269,9 @@ mod tests {
 
     #[test]
     fn the_state_directory_follows_the_xdg_rules() {
-        let at = |state: Option<&str>, home: Option<&str>| own_key_path(state.map(Into::into), home.map(Into::into));
+        let at = |state: Option<&str>, home: Option<&str>| {
+            own_key_path(state.map(Into::into), home.map(Into::into))
+        };
         assert_eq!(at(None, Some("/h")), Ok("/h/.local/state/fulmar/server.key".into()));
         assert_eq!(at(Some("relative"), Some("/h")), Ok("/h/.local/state/fulmar/server.key".into()));
         assert_eq!(at(Some("/s"), Some("/h")), Ok("/s/fulmar/server.key".into()));

@@ -136,7 +136,10 @@ fn apply_link(session: &mut SessionConfig, link: &LinkArgs) -> Result<(), Failur
     if let Some(text) = link.window.as_deref() {
         let bytes = size("--window", text)?;
         if bytes < MIN_WINDOW_BYTES {
-            return Err(Failure::usage(format!("--window: `{}` is too small: give 16KiB or more", shown(text))));
+            return Err(Failure::usage(format!(
+                "--window: `{}` is too small: give 16KiB or more",
+                shown(text)
+            )));
         }
         session.window_cap_bytes = Some(bytes);
     }
@@ -295,9 +298,26 @@ mod tests {
     #[test]
     fn values_arrive() {
         let s = session(&[
-            "--limit", "20mbit", "--window", "64KiB", "--chunk-size", "1KiB", "--compress", "lz4",
-            "--connect-timeout", "0.5", "--timeout", "90", "--max-retries", "7", "--cc", "fixed", "--rate", "8mbit",
-            "--client-id", "lab 3",
+            "--limit",
+            "20mbit",
+            "--window",
+            "64KiB",
+            "--chunk-size",
+            "1KiB",
+            "--compress",
+            "lz4",
+            "--connect-timeout",
+            "0.5",
+            "--timeout",
+            "90",
+            "--max-retries",
+            "7",
+            "--cc",
+            "fixed",
+            "--rate",
+            "8mbit",
+            "--client-id",
+            "lab 3",
         ])
         .expect("valid");
         assert_eq!(s.limit_bytes_per_sec, Some(2_500_000));
@@ -310,8 +330,18 @@ mod tests {
         assert_eq!(s.controller, ControllerKind::Fixed { bytes_per_sec: 1_000_000 });
         assert_eq!(s.client_id, "lab 3");
         let (s, c) = serve(&[
-            "--limit", "1gbit", "--max-sessions", "3", "--overwrite", "never", "--read-only", "--no-echo-sim",
-            "--max-file-size", "1GiB", "--timeout", "5",
+            "--limit",
+            "1gbit",
+            "--max-sessions",
+            "3",
+            "--overwrite",
+            "never",
+            "--read-only",
+            "--no-echo-sim",
+            "--max-file-size",
+            "1GiB",
+            "--timeout",
+            "5",
         ])
         .expect("valid");
         assert_eq!((s.limit_bytes_per_sec, s.idle_timeout), (None, Duration::from_secs(5)));

@@ -104,7 +104,9 @@ pub fn destination(
         Err(_) if several && !has_slash => {
             return Err(Failure::new(
                 exit::REFUSED,
-                format!("{shown} does not exist: several sources need a directory, write {shown}/ to have it made"),
+                format!(
+                    "{shown} does not exist: several sources need a directory, write {shown}/ to have it made"
+                ),
             ));
         }
         _ => {}
@@ -115,9 +117,7 @@ pub fn destination(
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     match fs::metadata(parent) {
-        Ok(meta) if meta.is_dir() => {
-            Ok((parent.to_owned(), make(name.as_bytes(), has_slash || into_dir)))
-        }
+        Ok(meta) if meta.is_dir() => Ok((parent.to_owned(), make(name.as_bytes(), has_slash || into_dir))),
         Ok(_) => Err(Failure::new(
             exit::REFUSED,
             format!("cannot write to {shown}: {} is not a directory", text::path(parent)),
@@ -239,8 +239,15 @@ mod tests {
             assert_eq!(failure.exit_code, 5, "{name}");
             assert!(failure.message.contains(expected), "{name}: {}", failure.message);
         }
-        let (root, dest) = destination(Path::new("just-a-name"), false, false, Overwrite::Always).expect("valid");
-        assert_eq!((root, dest.location, dest.overwrite), (".".into(), jail("just-a-name"), Overwrite::Always));
-        assert_eq!(destination(Path::new(""), false, false, Overwrite::Never).expect_err("empty").exit_code, 2);
+        let (root, dest) =
+            destination(Path::new("just-a-name"), false, false, Overwrite::Always).expect("valid");
+        assert_eq!(
+            (root, dest.location, dest.overwrite),
+            (".".into(), jail("just-a-name"), Overwrite::Always)
+        );
+        assert_eq!(
+            destination(Path::new(""), false, false, Overwrite::Never).expect_err("empty").exit_code,
+            2
+        );
     }
 }

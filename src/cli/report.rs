@@ -9,7 +9,7 @@ use super::{summary, terminal, text};
 use crate::net::client::Outcome;
 use crate::session::event::{CloseReason, Stats};
 use crate::transfer::job::{EntryKind, StoreError, StoreErrorKind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Files whose digests the human summary lists; `--json` has them all.
 const LISTED_FILES: usize = 16;
@@ -73,6 +73,25 @@ pub struct Ended {
     pub connected: bool,
     /// From start to end.
     pub elapsed: Duration,
+}
+
+impl Ended {
+    /// There was nothing to connect for.
+    pub fn without_session(start: Instant) -> Self {
+        let outcome = Ok(Outcome { reason: CloseReason::Done, stats: Stats::default() });
+        let elapsed = super::client::now().saturating_duration_since(start);
+        Self { outcome, signal: None, connected: false, elapsed }
+    }
+
+    /// It failed before the engine was started.
+    pub fn before_start(failure: Failure) -> Self {
+        Self { outcome: Err(failure), signal: None, connected: false, elapsed: Duration::ZERO }
+    }
+
+    /// The request was carried out to its end, whatever became of single files.
+    pub fn is_done(&self) -> bool {
+        matches!(&self.outcome, Ok(outcome) if outcome.reason == CloseReason::Done)
+    }
 }
 
 /// Results of one command.
@@ -142,6 +161,9 @@ impl Report {
         file.error = Some(message.clone());
         if self.output.json {
             self.spool.add_result(&file);
+        } else if file.received_sha256.is_some() && self.listed.len() < LISTED_FILES {
+            // Digests that differ are what an echo is there to show.
+            self.listed.push(file);
         }
         self.first_error.get_or_insert(message);
     }

@@ -15,7 +15,7 @@ fn bars() -> Option<MultiProgress> {
 }
 
 /// From now on, lines are written above these bars; `None`: there are none any more.
-pub(super) fn set_bars(new: Option<MultiProgress>) {
+pub fn set_bars(new: Option<MultiProgress>) {
     *BARS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = new;
 }
 
@@ -27,14 +27,14 @@ fn around_bars<T>(write: impl FnOnce() -> T) -> T {
 }
 
 /// One line on stderr. A closed stderr is no reason to stop.
-pub(super) fn stderr_line(line: &str) {
+pub fn stderr_line(line: &str) {
     around_bars(|| {
         let _ = writeln!(std::io::stderr().lock(), "{line}");
     });
 }
 
 /// Text on stdout, flushed. False when the reader is gone (`fulmar ls ... | head`).
-pub(super) fn stdout(text: &[u8]) -> bool {
+pub fn stdout(text: &[u8]) -> bool {
     around_bars(|| {
         let mut out = std::io::stdout().lock();
         out.write_all(text).and_then(|()| out.flush()).is_ok()
@@ -42,7 +42,7 @@ pub(super) fn stdout(text: &[u8]) -> bool {
 }
 
 /// One line on stdout, flushed.
-pub(super) fn stdout_line(line: &str) -> bool {
+pub fn stdout_line(line: &str) -> bool {
     stdout(format!("{line}\n").as_bytes())
 }
 
@@ -61,7 +61,7 @@ impl Write for LogPipe {
 
 /// Starts logging to stderr. `RUST_LOG` has the first word; else `base` (warnings on a client, information on a
 /// server), one level more for every `-v`, errors only with `-q`.
-pub(super) fn init_logging(base: LevelFilter, verbose: u8, quiet: bool) {
+pub fn init_logging(base: LevelFilter, verbose: u8, quiet: bool) {
     let level = if quiet {
         LevelFilter::Error
     } else {
