@@ -1,2 +1,119 @@
 //! Role: arguments, progress, tables, JSON, exit codes.
 //! Owns: the terminal.
+//! Implements: `fulmar --help`, which is the manual.
+
+pub mod args;
+pub mod client;
+pub mod demo;
+pub mod echo;
+pub mod exit;
+pub mod get;
+pub mod host;
+pub mod json;
+pub mod key;
+pub mod keygen;
+pub mod ls;
+pub mod options;
+pub mod paths;
+pub mod progress;
+pub mod put;
+pub mod report;
+pub mod serve;
+pub mod signals;
+pub mod summary;
+pub mod terminal;
+pub mod text;
+
+use args::{Command, OutputArgs, VerbosityArgs};
+use exit::Failure;
+use std::ffi::OsString;
+
+/// The commands' names, for errors that come before clap knows which it is.
+const NAMES: [&str; 7] = ["serve", "put", "get", "ls", "echo", "demo", "keygen"];
+
+impl Command {
+    /// Runs it; the exit code.
+    pub fn run(&self) -> Result<u8, Failure> {
+        match self {
+            Self::Serve(args) => serve::run(args),
+            Self::Put(args) => put::run(args),
+            Self::Get(args) => get::run(args),
+            Self::Ls(args) => ls::run(args),
+            Self::Echo(args) => echo::run(args),
+            Self::Demo(args) => demo::run(args),
+            Self::Keygen(args) => keygen::run(args),
+        }
+    }
+
+    /// As it is written.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "serve",
+            Self::Put(_) => "put",
+            Self::Get(_) => "get",
+            Self::Ls(_) => "ls",
+            Self::Echo(_) => "echo",
+            Self::Demo(_) => "demo",
+            Self::Keygen(_) => "keygen",
+        }
+    }
+
+    fn output(&self) -> Option<&OutputArgs> {
+        match self {
+            Self::Serve(_) | Self::Keygen(_) => None,
+            Self::Put(args) => Some(&args.output),
+            Self::Get(args) => Some(&args.output),
+            Self::Ls(args) => Some(&args.output),
+            Self::Echo(args) => Some(&args.output),
+            Self::Demo(args) => Some(&args.output),
+        }
+    }
+
+    /// `--json`
+    pub fn json(&self) -> bool {
+        self.output().is_some_and(|output| output.json)
+    }
+
+    /// `-q` and `-v`
+    pub fn verbosity(&self) -> VerbosityArgs {
+        match self {
+            Self::Serve(args) => args.verbosity.clone(),
+            _ => self.output().map(|output| output.verbosity.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// What is logged without `-q` and `-v`: a server tells what it does, a client only what is wrong.
+    pub fn log_level(&self) -> log::LevelFilter {
+        match self {
+            Self::Serve(_) => log::LevelFilter::Info,
+            _ => log::LevelFilter::Warn,
+        }
+    }
+}
+
+/// A command line that clap refuses: help and version are printed as they are, errors become one line (and the
+/// object that `--json` promises). Returns the exit code.
+pub fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    use clap::error::ErrorKind as Kind;
+    if matches!(
+        error.kind(),
+        Kind::DisplayHelp | Kind::DisplayVersion | Kind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let _ = error.print();
+        return u8::try_from(error.exit_code()).unwrap_or(exit::USAGE);
+    }
+    let options: Vec<&str> =
+        arguments.iter().skip(1).take_while(|a| *a != "--").filter_map(|a| a.to_str()).collect();
+    let name = NAMES.iter().copied().find(|name| options.contains(name));
+    let help = name.map_or_else(|| "fulmar --help".to_owned(), |name| format!("fulmar {name} --help"));
+    let rendered = error.render().to_string();
+    let what = rendered.split("\n\nUsage:").next().unwrap_or_default();
+    let what = what.split("\n\nFor more information").next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(what).trim().replace("\n\n", "; ");
+    let message = text::one_line(&format!("{what}; see {help}"));
+    exit::complain(&message);
+    if options.contains(&"--json") {
+        json::print_failure(name.unwrap_or("fulmar"), &message, exit::USAGE);
+    }
+    exit::USAGE
+}

@@ -1,0 +1,151 @@
+//! Role: runs one client request for put, get, ls and echo: connects what the engine says with report and progress.
+//! Owns: the observer of a running request.
+//! Implements: the client side of `fulmar --help`.
+
+use super::args::{ChunkArgs, ConnectArgs, KeyArgs, LinkArgs};
+use super::exit::Failure;
+use super::host::Target;
+use super::progress::Progress;
+use super::report::{Ended, FileResult, Report};
+use super::{key, options, signals};
+use crate::endpoint::config::EndpointConfig;
+use crate::net::client::{self, ClientOptions, Observer};
+use crate::session::event::{Direction, Event, Stats};
+use crate::transfer::Request;
+use crate::transfer::job::{Dest, EntryKind, SourceEntry, SourceRoot, StoreError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+use std::time::Instant;
+
+/// What a command makes of the results that come in.
+pub trait Results {
+    /// An entry is done (`error` is `None`) or failed.
+    fn entry(&mut self, direction: Direction, file: FileResult, error: Option<&StoreError>);
+    /// An entry of a listing.
+    fn listed(&mut self, entry: &SourceEntry) {
+        let _ = entry;
+    }
+}
+
+impl Results for Report {
+    fn entry(&mut self, _: Direction, file: FileResult, error: Option<&StoreError>) {
+        match error {
+            None => self.done(file),
+            Some(error) => self.failed(file, error),
+        }
+    }
+}
+
+/// Options of a client command, all checked.
+#[derive(Debug)]
+pub struct Setup {
+    /// The server.
+    pub target: Target,
+    /// For the engine, complete but for request, roots and destination.
+    pub options: ClientOptions,
+}
+
+impl Setup {
+    /// Checks the options, then gets the key, then resolves the host: what is cheap to check comes first.
+    pub fn new(
+        target: Target,
+        link: &LinkArgs,
+        connect: &ConnectArgs,
+        chunk: &ChunkArgs,
+        key_args: &KeyArgs,
+    ) -> Result<Self, Failure> {
+        let session = options::client_session(link, connect, chunk)?;
+        let sim = options::link_sim(link)?;
+        let secret = key::client_secret(key_args, &target.authority())?;
+        let remotes = target.resolve(options::family(connect))?;
+        let mut endpoint = EndpointConfig::new(secret);
+        endpoint.session = session;
+        let request = Request::List { path: Vec::new() };
+        let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim };
+        Ok(Self { target, options })
+    }
+
+    /// Runs the request to its end, with signal handlers in place.
+    pub fn run(
+        self,
+        request: Request,
+        roots: Vec<SourceRoot>,
+        dest: Option<(PathBuf, Dest)>,
+        results: &mut dyn Results,
+        progress: Progress,
+    ) -> Ended {
+        let signal = match signals::install(None) {
+            Ok(signal) => signal,
+            Err(failure) => return Ended::before_start(failure),
+        };
+        let options = ClientOptions { request, roots, dest, ..self.options };
+        run(options, &self.target.authority(), signal, results, progress)
+    }
+}
+
+/// Runs a request to its end.
+pub fn run(
+    options: ClientOptions,
+    host: &str,
+    signal: Arc<AtomicI32>,
+    results: &mut dyn Results,
+    mut progress: Progress,
+) -> Ended {
+    let start = now();
+    progress.phase(&format!("connecting to {host}"));
+    let mut watcher = Watcher { results, progress, connected: false };
+    let outcome = client::run(options, signal.clone(), &mut watcher).map_err(Failure::from);
+    let connected = watcher.connected;
+    watcher.progress.clear();
+    Ended {
+        outcome,
+        signal: signals::exit_code(&signal),
+        connected,
+        elapsed: now().saturating_duration_since(start),
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // The command line measures what the user waits for.
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Passes on what the event loop says.
+struct Watcher<'a> {
+    results: &'a mut dyn Results,
+    progress: Progress,
+    connected: bool,
+}
+
+impl Observer for Watcher<'_> {
+    fn event(&mut self, event: &Event, _: &Stats) {
+        match event {
+            Event::Connected { .. } => {
+                self.connected = true;
+                self.progress.phase("connected");
+            }
+            Event::FileStarted { direction, file, path, bytes } => {
+                self.progress.started(*direction, *file, path, *bytes);
+            }
+            Event::EntryFinished { direction, file, path, kind, bytes, sha256, error } => {
+                let is_file = *kind == EntryKind::File;
+                self.progress.finished(*direction, *file, *bytes, error.is_none() && is_file);
+                let result = FileResult {
+                    path: path.clone(),
+                    kind: *kind,
+                    bytes: *bytes,
+                    sha256: *sha256,
+                    ..FileResult::default()
+                };
+                self.results.entry(*direction, result, error.as_ref());
+            }
+            Event::Listed(entry) => self.results.listed(entry),
+            _ => {}
+        }
+    }
+
+    fn tick(&mut self, stats: &Stats) {
+        self.progress.tick(now(), stats, self.connected);
+    }
+}

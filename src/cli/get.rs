@@ -1,0 +1,72 @@
+//! Role: `fulmar get`.
+//! Owns: nothing.
+//! Implements: `fulmar get --help`.
+
+use super::args::GetArgs;
+use super::client::Setup;
+use super::exit::Failure;
+use super::host::Target;
+use super::options::{self, Output};
+use super::paths;
+use super::progress::Progress;
+use super::report::Report;
+use crate::transfer::Request;
+use std::ffi::OsString;
+
+/// Runs it; the exit code.
+pub fn run(args: &GetArgs) -> Result<u8, Failure> {
+    let output = Output::new(&args.output);
+    let overwrite = options::overwrite(&args.overwrite)?;
+    let (target, wanted) = targets(&args.targets)?;
+    let session = options::client_session(&args.link, &args.connect, &args.chunk)?;
+    options::link_sim(&args.link)?;
+    let several = wanted.len() > 1;
+    // The whole of what is served has no name of its own.
+    let into_dir = several || wanted.iter().any(Vec::is_empty);
+    let dest = paths::destination(&args.dest, several, into_dir, overwrite)?;
+
+    let request = Request::Get { paths: wanted, compress: session.compress, chunk_size: session.chunk_size };
+    let setup = Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key)?;
+    let mut report = Report::new("get", output);
+    let ended = setup.run(request, Vec::new(), Some(dest), &mut report, Progress::new("get", output));
+    Ok(report.finish(&ended))
+}
+
+/// The one server, and the paths wanted from it.
+fn targets(arguments: &[OsString]) -> Result<(Target, Vec<Vec<u8>>), Failure> {
+    let mut server: Option<Target> = None;
+    let mut wanted = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        let target = Target::parse(argument)?;
+        wanted.push(target.path.clone());
+        match &server {
+            None => server = Some(target),
+            Some(first) if first.same_host(&target) => {}
+            Some(first) => {
+                return Err(Failure::usage(format!(
+                    "all sources of one get must be of one server, but {} is not {}: run one get for each",
+                    target.authority(),
+                    first.authority()
+                )));
+            }
+        }
+    }
+    let server = server.ok_or_else(|| Failure::usage("nothing to get: name HOST[:PORT]/PATH"))?;
+    Ok((server, wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_server_only() {
+        let of = |list: &[&str]| targets(&list.iter().map(OsString::from).collect::<Vec<_>>());
+        let (server, wanted) = of(&["h/a", "H:5770/b/", "h"]).expect("one server");
+        assert_eq!(server.authority(), "h:5770");
+        assert_eq!(wanted, [b"a".to_vec(), b"b".to_vec(), Vec::new()]);
+        let failure = of(&["h/a", "h:1/b"]).expect_err("two servers");
+        assert_eq!(failure.exit_code, 2);
+        assert!(failure.message.contains("h:1 is not h:5770"), "{}", failure.message);
+    }
+}

@@ -1,0 +1,58 @@
+//! Role: `fulmar put`.
+//! Owns: nothing.
+//! Implements: `fulmar put --help`.
+
+use super::args::PutArgs;
+use super::client::Setup;
+use super::exit::Failure;
+use super::host::Target;
+use super::options::{self, Output};
+use super::progress::Progress;
+use super::report::{Ended, FileResult, Report};
+use super::{client, paths};
+use crate::transfer::Request;
+use crate::transfer::job::SourceRoot;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+/// Runs it; the exit code.
+pub fn run(args: &PutArgs) -> Result<u8, Failure> {
+    let output = Output::new(&args.output);
+    let overwrite = options::overwrite(&args.overwrite)?;
+    let target = Target::parse(&args.target)?;
+    options::client_session(&args.link, &args.connect, &args.chunk)?;
+    options::link_sim(&args.link)?;
+
+    let start = client::now();
+    let mut report = Report::new("put", output);
+    let roots = readable(&args.sources, &mut report);
+    if roots.is_empty() {
+        // Nothing to send: no reason to ask for a key or to connect.
+        return Ok(report.finish(&Ended::without_session(start)));
+    }
+    // The contents of a directory cannot be given a new name, nor can several sources.
+    let into_dir = target.is_dir || args.sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
+    let request = Request::Put { dest: target.path.clone(), into_dir, overwrite };
+    let setup = match Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key) {
+        Ok(setup) => setup,
+        // The report may name sources already.
+        Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
+    };
+    let ended = setup.run(request, roots, None, &mut report, Progress::new("put", output));
+    Ok(report.finish(&ended))
+}
+
+/// The sources that can be read; the others are reported.
+fn readable(sources: &[OsString], report: &mut Report) -> Vec<SourceRoot> {
+    let mut roots = Vec::new();
+    for argument in sources {
+        match paths::source(argument) {
+            Ok(source) => roots.push(source.root),
+            Err(error) => {
+                let path = argument.as_bytes().to_vec();
+                report.failed(FileResult { path, ..FileResult::default() }, &error);
+            }
+        }
+    }
+    roots
+}

@@ -1,0 +1,39 @@
+//! Role: `fulmar serve`.
+//! Owns: nothing; the server owns itself.
+//! Implements: `fulmar serve --help`.
+
+use super::args::ServeArgs;
+use super::exit::{self, Failure};
+use super::{key, options, signals, terminal, text};
+use crate::endpoint::config::{EndpointConfig, Secret};
+use crate::net::server::{Server, ServerOptions};
+
+/// Runs it until a signal comes; the exit code.
+pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
+    let listen = options::listen(&args.listen)?;
+    let (session, server) = options::server(args)?;
+    let sim = options::link_sim(&args.link)?;
+    let shown = text::path(&args.dir);
+    let meta = std::fs::metadata(&args.dir).map_err(|error| Failure::io("serve", &args.dir, &error))?;
+    if !meta.is_dir() {
+        return Err(Failure::new(exit::REFUSED, format!("cannot serve {shown}: it is not a directory")));
+    }
+    let (secret, own_key) = key::server_secret(&args.key)?;
+
+    let mut endpoint = EndpointConfig::new(secret.clone());
+    endpoint.session = session;
+    endpoint.server = Some(server);
+    let server = Server::bind(ServerOptions { listen, dir: args.dir.clone(), endpoint, sim })?;
+    // Handlers first: whoever reads the line below may send a signal at once.
+    let signal = signals::install(None)?;
+    match (&secret, own_key) {
+        (Secret::Insecure, _) => {
+            log::warn!("--insecure: no encryption, and everybody who reaches this port is served");
+        }
+        (Secret::Key(_), Some(path)) if !args.verbosity.quiet => key::announce(&secret, &path),
+        _ => {}
+    }
+    terminal::stdout_line(&format!("listening on {}", server.local_addr()));
+    server.run(signal)?;
+    Ok(exit::DONE)
+}

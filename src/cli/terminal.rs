@@ -1,0 +1,78 @@
+//! Role: writes to stdout and stderr without tearing the progress bars, and sets up logging.
+//! Owns: the bars' drawing area, while there is one.
+//! Implements: the output rules of `fulmar --help`.
+
+use indicatif::MultiProgress;
+use log::LevelFilter;
+use std::io::Write;
+use std::sync::Mutex;
+
+/// The bars on stderr now, if any: every other writer to the terminal steps around them.
+static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+fn bars() -> Option<MultiProgress> {
+    BARS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+}
+
+/// From now on, lines are written above these bars; `None`: there are none any more.
+pub fn set_bars(new: Option<MultiProgress>) {
+    *BARS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = new;
+}
+
+fn around_bars<T>(write: impl FnOnce() -> T) -> T {
+    match bars() {
+        Some(bars) => bars.suspend(write),
+        None => write(),
+    }
+}
+
+/// One line on stderr. A closed stderr is no reason to stop.
+pub fn stderr_line(line: &str) {
+    around_bars(|| {
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
+    });
+}
+
+/// Text on stdout, flushed. False when the reader is gone (`fulmar ls ... | head`).
+pub fn stdout(text: &[u8]) -> bool {
+    around_bars(|| {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text).and_then(|()| out.flush()).is_ok()
+    })
+}
+
+/// One line on stdout, flushed.
+pub fn stdout_line(line: &str) -> bool {
+    stdout(format!("{line}\n").as_bytes())
+}
+
+/// Log records on stderr, around the bars.
+struct LogPipe;
+
+impl Write for LogPipe {
+    fn write(&mut self, record: &[u8]) -> std::io::Result<usize> {
+        around_bars(|| std::io::stderr().lock().write_all(record))?;
+        Ok(record.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().lock().flush()
+    }
+}
+
+/// Starts logging to stderr. `RUST_LOG` has the first word; else `base` (warnings on a client, information on a
+/// server), one level more for every `-v`, errors only with `-q`.
+pub fn init_logging(base: LevelFilter, verbose: u8, quiet: bool) {
+    let level = if quiet {
+        LevelFilter::Error
+    } else {
+        LevelFilter::iter().nth(base as usize + usize::from(verbose)).unwrap_or(LevelFilter::Trace)
+    };
+    let mut builder = env_logger::Builder::new();
+    match std::env::var("RUST_LOG") {
+        Ok(filter) if !filter.is_empty() => builder.parse_filters(&filter),
+        _ => builder.filter_level(level),
+    };
+    builder.format_timestamp_millis().target(env_logger::Target::Pipe(Box::new(LogPipe)));
+    // A second call (in tests) changes nothing.
+    let _ = builder.try_init();
+}
