@@ -403,7 +403,7 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
         }
         if report.too_large {
             let now = self.clock.refresh();
-            self.core.handle_too_large(now, session, segment_size.unwrap_or(size));
+            self.core.handle_too_large(now, session, segment_size.unwrap_or(size).min(size));
         }
     }
 
