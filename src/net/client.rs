@@ -87,6 +87,7 @@ pub fn run(
         remotes.iter().copied().map(path_payload).max().unwrap_or(endpoint.session.max_datagram_bytes);
     let (jail, dest) = dest.unzip();
     let store: Box<dyn Store> = super::open_store(jail.as_deref())?;
+    let pipe = pipe.with_routed_source();
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
     let driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;

@@ -113,6 +113,9 @@ pub(super) struct Driver<C, P> {
     silent: bool,
     /// This turn moved something.
     busy: bool,
+    /// The first deadline had come before this turn could wait.
+    overdue: bool,
+    /// Turns in a row that were overdue and moved nothing all the same.
     stalled_turns: u32,
 }
 
@@ -152,6 +155,7 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
             backlog: true,
             silent: false,
             busy: false,
+            overdue: false,
             stalled_turns: 0,
         })
     }
@@ -196,7 +200,8 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
         self.feed_disk()?;
         self.transmit();
         self.feed_disk()?;
-        self.stalled_turns = if self.busy { 0 } else { self.stalled_turns.saturating_add(1) };
+        let stalled = self.overdue && !self.busy;
+        self.stalled_turns = if stalled { self.stalled_turns.saturating_add(1) } else { 0 };
         Ok(())
     }
 
@@ -243,7 +248,8 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
         let mut zero = self.readable || self.backlog;
         let core = self.core.poll_timeout();
         let mut deadline = core.into_iter().chain(self.shims.poll_timeout()).fold(wake_by, Instant::min);
-        if deadline <= now + GRAIN {
+        self.overdue = deadline <= now + GRAIN;
+        if self.overdue {
             if self.unsent.is_some() || self.stalled_turns >= STALL_TURNS {
                 // Overdue, but nothing can be done about it: do not spin.
                 deadline = now + STALL_WAIT;
@@ -254,10 +260,9 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
         }
         let failed =
             |e: io::Error| NetError { exit_code: 1, message: format!("waiting for events failed: {e}") };
-        if !zero {
-            self.timer.arm(now, deadline).map_err(failed)?;
-        }
-        match self.poll.poll(&mut self.events, zero.then_some(Duration::ZERO)) {
+        let timeout =
+            if zero { Some(Duration::ZERO) } else { self.timer.arm(now, deadline).map_err(failed)? };
+        match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
             // A signal handler ran in this thread; its own descriptor tells.
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -398,7 +403,7 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
         }
         if report.too_large {
             let now = self.clock.refresh();
-            self.core.handle_too_large(now, session, segment_size.unwrap_or(size));
+            self.core.handle_too_large(now, session, segment_size.unwrap_or(size).min(size));
         }
     }
 

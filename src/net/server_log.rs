@@ -1,11 +1,12 @@
 //! Role: the server's log: what each session does, in lines that a peer cannot forge.
 //! Owns: one small record per session that has connected.
-//! Implements: docs/OPERATIONS.md, "The log".
+//! Implements: docs/ARCHITECTURE.md, "The server".
 
 use crate::session::event::{CloseReason, Direction, Event, Stats};
 use crate::store::SessionKey;
 use crate::transfer::Request;
 use crate::transfer::job::{EntryKind, StoreError};
+use crate::units::format_rate;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -140,12 +141,12 @@ impl ServerLog {
         let goodput = 8.0 * stats.file_bytes_done as f64 / elapsed.as_secs_f64().max(1e-3);
         log::info!(
             "session {session} from {remote} ended: {}; {entries} entries, {failed} failed, {} file bytes in {:.2} s \
-             ({:.2} Mbit/s); {} packets sent, {} repaired, {:.2} % lost, {} NACKs sent, {} received; {} corrupted and \
+             ({}); {} packets sent, {} repaired, {:.2} % lost, {} NACKs sent, {} received; {} corrupted and \
              {} duplicate packets dropped; RTT {:.1} ms (smallest {:.1} ms)",
             Shown(reason_text.as_bytes()),
             stats.file_bytes_done,
             elapsed.as_secs_f64(),
-            goodput / 1e6,
+            format_rate(goodput as u64),
             stats.packets_sent,
             stats.packets_repaired,
             stats.loss_pct(),

@@ -1,6 +1,6 @@
 //! Role: the impaired links of this process: `--sim` both ways, and the ways back of echo sessions.
 //! Owns: one `Impairment` per impaired direction, and the datagrams that wait inside.
-//! Implements: docs/SIMULATION.md, "On a real socket".
+//! Implements: docs/ARCHITECTURE.md, "The event loop"; the model is that of docs/SIMULATION.md.
 
 use super::pipe::Received;
 use crate::endpoint::{Ecn, Transmit};

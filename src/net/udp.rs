@@ -76,6 +76,14 @@ impl UdpPipe {
         })
     }
 
+    /// Leaves the choice of the source address to the kernel even if the socket is bound to a wildcard: a client, which
+    /// speaks first, then follows its routes when its network changes.
+    #[must_use]
+    pub fn with_routed_source(mut self) -> Self {
+        self.local_ips.wanted = false;
+        self
+    }
+
     /// Bytes of the kernel's receive and send buffers, as it counts them.
     pub fn buffer_sizes(&self) -> io::Result<(usize, usize)> {
         let socket = &self.socket;
@@ -102,7 +110,28 @@ impl UdpPipe {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock || is_rejected(&e) => Err(e),
             Err(e) => {
                 self.trouble.warn(|| format!("sending to {}: {e}", train.remote));
+                self.local_ips.forget(train.remote);
                 Ok(true)
+            }
+        }
+    }
+
+    /// Sends what fits one message.
+    fn send_part(&mut self, train: Train<'_>, src_ip: Option<IpAddr>) -> SendReport {
+        if self.state.max_gso_segments() == 1 {
+            return self.send_split(train, src_ip);
+        }
+        let consumed_bytes = train.bytes.len();
+        match self.send_once(&train, src_ip) {
+            Ok(sent) => SendReport { consumed_bytes, too_large: !sent },
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => SendReport::default(),
+            Err(_) => {
+                let report = self.send_split(train, src_ip);
+                if report.too_large {
+                    // Older kernels say EINVAL where the datagrams of a train exceed the MTU.
+                    self.restore_soon();
+                }
+                report
             }
         }
     }
@@ -129,6 +158,10 @@ impl UdpPipe {
     fn rejected(&mut self, remote: SocketAddr, error: &io::Error) {
         self.trouble.warn(|| format!("sending to {remote}: {error}"));
         self.local_ips.forget(remote);
+        self.restore_soon();
+    }
+
+    fn restore_soon(&mut self) {
         let now = clock();
         self.restore_at = Some(self.restored.map_or(now, |last| now.max(last + RESTORE_INTERVAL)));
         self.restore_if_due(now);
@@ -180,25 +213,26 @@ impl DatagramPipe for UdpPipe {
     }
 
     fn send(&mut self, train: Train<'_>) -> SendReport {
-        let whole = SendReport { consumed_bytes: train.bytes.len(), too_large: false };
         if self.restore_at.is_some() {
             self.restore_if_due(clock());
         }
         let src_ip = self.local_ips.get(train.remote);
-        let several = train.segment_size.is_some_and(|size| size < train.bytes.len());
-        if several && self.state.max_gso_segments() == 1 {
-            return self.send_split(train, src_ip);
+        let size = train.segment_size.unwrap_or(usize::MAX).max(1);
+        if size >= train.bytes.len() {
+            return self.send_split(Train { segment_size: None, ..train }, src_ip);
         }
-        match self.send_once(&train, src_ip) {
-            Ok(true) => whole,
-            Ok(false) => SendReport { too_large: true, ..whole },
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => SendReport::default(),
-            Err(_) if several => self.send_split(train, src_ip),
-            Err(e) => {
-                self.rejected(train.remote, &e);
-                whole
+        let mut report = SendReport::default();
+        // One message holds less than a train may: 64 datagrams, and what one IP packet can describe.
+        let most = (MAX_TRAIN_BYTES / size).clamp(1, self.state.max_gso_segments().max(1)) * size;
+        for bytes in train.bytes.chunks(most) {
+            let part = self.send_part(Train { bytes, ..train }, src_ip);
+            report.consumed_bytes += part.consumed_bytes;
+            report.too_large |= part.too_large;
+            if part.consumed_bytes < bytes.len() {
+                break;
             }
         }
+        report
     }
 
     fn max_segments(&self) -> usize {

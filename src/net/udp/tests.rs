@@ -77,6 +77,14 @@ fn a_train_arrives_as_datagrams() {
 }
 
 #[test]
+fn a_train_beyond_one_message_arrives_too() {
+    let mut sender = UdpPipe::bind(LOCAL).unwrap();
+    let mut reader = Reader::new(LOCAL);
+    check_train(&mut sender, &mut reader, 1024, 65_536);
+    check_train(&mut sender, &mut reader, 100, 20_050);
+}
+
+#[test]
 fn a_train_arrives_without_segmentation_too() {
     let mut sender = UdpPipe::bind(LOCAL).unwrap();
     let mut reader = Reader::new(LOCAL);
