@@ -64,7 +64,9 @@ impl ControlSender {
     pub fn next_piece(&mut self, max: usize) -> Option<(u64, u32, u16)> {
         while let Some((offset, len, times)) = self.repairs.pop_front() {
             let wanted = offset.max(self.base)..offset + u64::from(len);
-            let Some(gap) = self.acked.first_gap(wanted.clone()).filter(|_| !wanted.is_empty()) else { continue };
+            let Some(gap) = self.acked.first_gap(wanted.clone()).filter(|_| !wanted.is_empty()) else {
+                continue;
+            };
             let len = (gap.end - gap.start).min(max as u64);
             if gap.start + len < wanted.end {
                 self.repairs.push_front((gap.start + len, (wanted.end - gap.start - len) as u32, times));

@@ -145,12 +145,8 @@ impl ReceivedNumbers {
         let span = self.floor..largest + 1;
         let [newest, older] = &mut self.scratch;
         let mut blocks = BlockList::default();
-        let first = build_block(
-            span.clone(),
-            self.numbers.iter_down_from(span.end),
-            budget_bytes * 3 / 4,
-            newest,
-        );
+        let first =
+            build_block(span.clone(), self.numbers.iter_down_from(span.end), budget_bytes * 3 / 4, newest);
         if let Some(first) = first {
             let low = first.range().start;
             blocks.push(first);

@@ -191,7 +191,14 @@ impl SentPackets {
     }
 
     /// Records a packet under `next_number()`.
-    pub fn on_sent(&mut self, now: Instant, size_bytes: u32, eliciting: bool, app_limited: bool, content: Content) {
+    pub fn on_sent(
+        &mut self,
+        now: Instant,
+        size_bytes: u32,
+        eliciting: bool,
+        app_limited: bool,
+        content: Content,
+    ) {
         let state = if eliciting { State::InFlight } else { State::Untracked };
         if eliciting {
             self.bytes_in_flight += u64::from(size_bytes);

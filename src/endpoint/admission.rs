@@ -165,7 +165,8 @@ impl Admission {
     fn on_other_version(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
         match Hello::cid_of_any_version(packet) {
             Some((version, client_cid)) if version != VERSION => {
-                let text = format!("this server speaks version {VERSION} of the protocol, the client {version}");
+                let text =
+                    format!("this server speaks version {VERSION} of the protocol, the client {version}");
                 Some(Reject { client_cid, code: RejectCode::Version, text }.encode())
             }
             _ => {
@@ -187,8 +188,7 @@ impl Admission {
         rng: &mut StdRng,
     ) -> Option<Vec<u8>> {
         let bucket = (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs();
-        let validated =
-            hello.cookie.is_some_and(|c| self.cookie_key.check(remote, &hello.share, bucket, &c));
+        let validated = hello.cookie.is_some_and(|c| self.cookie_key.check(remote, &hello.share, bucket, &c));
         self.refill(now);
         let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || self.pakes < COOKIE_BELOW_PAKES;
         if loaded && !validated {
@@ -229,7 +229,12 @@ impl Admission {
     }
 
     /// A Confirm for a connection ID without a session: admitted, or perhaps an answer.
-    pub(super) fn on_confirm(&mut self, now: Instant, packet: &[u8], room: bool) -> Result<Admitted, Option<Vec<u8>>> {
+    pub(super) fn on_confirm(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        room: bool,
+    ) -> Result<Admitted, Option<Vec<u8>>> {
         let Ok(body) = strip_trailer(packet) else {
             self.counters.corrupted += 1;
             return Err(None);
@@ -250,7 +255,10 @@ impl Admission {
         }
         if !room {
             self.counters.busy += 1;
-            return Err(Some(reject(RejectCode::Busy, "the server has as many sessions as it allows: try again later")));
+            return Err(Some(reject(
+                RejectCode::Busy,
+                "the server has as many sessions as it allows: try again later",
+            )));
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
         self.by_client.remove(&(h.client_cid, h.remote));

@@ -194,12 +194,20 @@ impl Endpoint {
     }
 
     /// One datagram from the socket; it is decrypted in place. Anything invalid is counted, never an error.
-    pub fn handle_datagram(&mut self, now: Instant, remote: SocketAddr, ecn: Option<Ecn>, datagram: &mut [u8]) {
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        ecn: Option<Ecn>,
+        datagram: &mut [u8],
+    ) {
         if datagram.first() == Some(&TYPE_HELLO) {
             self.on_hello(now, remote, datagram);
             return;
         }
-        let Some(cid) = datagram.get(1..1 + CID_BYTES).and_then(|b| b.try_into().ok()).map(Cid) else { return };
+        let Some(cid) = datagram.get(1..1 + CID_BYTES).and_then(|b| b.try_into().ok()).map(Cid) else {
+            return;
+        };
         let mut key = self.by_cid.get(&cid).copied();
         if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) {
             key = self.on_confirm(now, remote, datagram);
@@ -222,15 +230,8 @@ impl Endpoint {
         let n = self.sessions.len() as u64 + 1;
         let params = local_params(&self.config.session, share(self.config.receive_budget_bytes, n));
         let room = self.has_room();
-        let answer = self.admission.on_hello(
-            now,
-            remote,
-            packet,
-            &self.config.secret,
-            params,
-            room,
-            &mut self.rng,
-        );
+        let answer =
+            self.admission.on_hello(now, remote, packet, &self.config.secret, params, room, &mut self.rng);
         self.answer(remote, answer);
     }
 
@@ -306,11 +307,22 @@ impl Endpoint {
 
     /// Writes the next train into `buf` (cleared first), at most `max_segments` datagrams and 64 KiB; `None`: nothing to send now.
     /// Sessions take turns, so calling it in a loop is fair.
-    pub fn poll_transmit(&mut self, now: Instant, buf: &mut Vec<u8>, max_segments: usize) -> Option<Transmit> {
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        buf: &mut Vec<u8>,
+        max_segments: usize,
+    ) -> Option<Transmit> {
         buf.clear();
         if let Some((remote, packet)) = self.answers.pop_front() {
             buf.extend_from_slice(&packet);
-            return Some(Transmit { session: None, remote, size: packet.len(), segment_size: None, ecn: None });
+            return Some(Transmit {
+                session: None,
+                remote,
+                size: packet.len(),
+                segment_size: None,
+                ecn: None,
+            });
         }
         while let Some(key) = self.ready.pop_front() {
             let Some(e) = self.sessions.get_mut(&key) else { continue };

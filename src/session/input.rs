@@ -99,19 +99,21 @@ impl Session {
             Frame::Padding | Frame::Ping | Frame::Extension(_) => {}
             Frame::Floor { distance, max_packets, max_delay_us } => {
                 let floor = number.saturating_sub(distance);
-                self.received.on_floor(floor, max_packets, Duration::from_micros(max_delay_us.min(1_000_000)));
+                self.received.on_floor(
+                    floor,
+                    max_packets,
+                    Duration::from_micros(max_delay_us.min(1_000_000)),
+                );
             }
             Frame::Feedback(f) => {
                 if let Err(e) = self.on_feedback(now, number, &f) {
                     effects.violation = Some(e);
                 }
             }
-            Frame::Control { offset, data } => {
-                match self.control_rx.insert(offset, data, self.credit_told) {
-                    Ok(kept) => effects.refused |= !kept,
-                    Err(e) => effects.violation = Some(e.to_string()),
-                }
-            }
+            Frame::Control { offset, data } => match self.control_rx.insert(offset, data, self.credit_told) {
+                Ok(kept) => effects.refused |= !kept,
+                Err(e) => effects.violation = Some(e.to_string()),
+            },
             Frame::Segment(s) => match self.receiver.on_segment(&s) {
                 Accept::Yes => {}
                 Accept::NotNow => effects.refused = true,

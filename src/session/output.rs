@@ -8,7 +8,9 @@ use crate::arq::sent::Content;
 use crate::wire::Cid;
 use crate::wire::buf::varint_len;
 use crate::wire::frame::{CloseCode, Frame};
-use crate::wire::packet::{CONFIRM_HEADER_BYTES, DATA_HEADER_BYTES, ProtectedHeader, TRAILER_BYTES, append_trailer};
+use crate::wire::packet::{
+    CONFIRM_HEADER_BYTES, DATA_HEADER_BYTES, ProtectedHeader, TRAILER_BYTES, append_trailer,
+};
 use rand::RngExt;
 use std::time::{Duration, Instant};
 
@@ -382,12 +384,8 @@ impl Session {
         let app_limited = !self.has_data();
         self.sent.on_sent(now, size as u32, eliciting, app_limited, content);
         if eliciting {
-            let info = crate::congestion::PacketInfo {
-                number,
-                size_bytes: size as u32,
-                sent_at: now,
-                app_limited,
-            };
+            let info =
+                crate::congestion::PacketInfo { number, size_bytes: size as u32, sent_at: now, app_limited };
             self.path.controller.on_sent(&info, self.sent.bytes_in_flight());
             self.path.on_sent(now, size as u64);
         }

@@ -44,7 +44,8 @@ impl Session {
                 Ok(Some(found)) => found,
                 Ok(None) => return,
                 Err(e) => {
-                    return self.close(now, CloseReason::Protocol(format!("a message that cannot be read: {e}")));
+                    return self
+                        .close(now, CloseReason::Protocol(format!("a message that cannot be read: {e}")));
                 }
             };
             self.control_rx.consume(used);
@@ -100,7 +101,8 @@ impl Session {
         let writes = matches!(request, Request::Put { .. } | Request::Echo { .. });
         let replaces = matches!(
             request,
-            Request::Put { overwrite: Overwrite::Always, .. } | Request::Echo { overwrite: Overwrite::Always, .. }
+            Request::Put { overwrite: Overwrite::Always, .. }
+                | Request::Echo { overwrite: Overwrite::Always, .. }
         );
         if writes && !config.allow_writes {
             self.refuse(now, StoreErrorKind::Permission, "this server is read-only");
@@ -174,9 +176,16 @@ impl Session {
 
     /// Echo, on a server: a file that has arrived goes back at once.
     pub(super) fn on_transfer_event(&mut self, event: &Event) {
-        let Role::Server { requested: Some(Request::Echo { keep, .. }), serial, .. } = &self.role else { return };
-        let Event::EntryFinished { direction: Direction::Receiving, kind: EntryKind::File, path, error: None, .. } =
-            event
+        let Role::Server { requested: Some(Request::Echo { keep, .. }), serial, .. } = &self.role else {
+            return;
+        };
+        let Event::EntryFinished {
+            direction: Direction::Receiving,
+            kind: EntryKind::File,
+            path,
+            error: None,
+            ..
+        } = event
         else {
             return;
         };
@@ -194,6 +203,9 @@ impl Session {
 
     /// Notices that the request is done, and what follows from that.
     pub(super) fn check_completion(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Hello(_)) {
+            return;
+        }
         if self.refused && self.control_tx.is_drained() {
             return self.close(now, CloseReason::Refused("the request was refused".into()));
         }

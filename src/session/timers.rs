@@ -158,7 +158,7 @@ impl Session {
         let mut pause = self.idle_timeout / KEEP_ALIVE_SHARE;
         // Waiting for credit or room: ask again before long, the word of it may be lost.
         if self.control_tx.is_blocked() || self.sender.has_fresh() && !self.peer_has_room() {
-            pause = (self.rtt.smoothed() * 2).clamp(Duration::from_millis(20), pause);
+            pause = (self.rtt.smoothed() * 2).max(Duration::from_millis(20)).min(pause);
         }
         Some(last + pause)
     }

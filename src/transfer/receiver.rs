@@ -2,7 +2,9 @@
 //! Owns: entries without a result, chunks in assembly, the bytes of this session that wait for the store.
 //! Implements: docs/PROTOCOL.md, "Transfer", "Flow control".
 
-use super::job::{BeginEntry, ChunkCodec, Dest, Done, EntryKind, FileId, Job, SourceEntry, StoreError, StoreErrorKind};
+use super::job::{
+    BeginEntry, ChunkCodec, Dest, Done, EntryKind, FileId, Job, SourceEntry, StoreError, StoreErrorKind,
+};
 use super::sender::MAX_UNRESOLVED;
 use crate::arq::rangeset::RangeSet;
 use crate::session::event::{Direction, Event};
@@ -450,7 +452,13 @@ impl Receiver {
                 self.counters.chunk_bytes_encoded += u64::from(bytes);
                 self.reserved_bytes -= u64::from(bytes);
                 self.queued_bytes += u64::from(bytes);
-                self.jobs.push_back(Job::WriteEncoded { file, chunk, codec, crc32, data: Bytes::from(a.data) });
+                self.jobs.push_back(Job::WriteEncoded {
+                    file,
+                    chunk,
+                    codec,
+                    crc32,
+                    data: Bytes::from(a.data),
+                });
             }
         }
     }

@@ -2,8 +2,11 @@
 //! Owns: entries without a result, encoded chunks until they are acknowledged, the repair queue.
 //! Implements: docs/PROTOCOL.md, "Transfer", "Segments".
 
-use super::job::{ChunkCodec, Compression, Done, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot, StoreError, StoreErrorKind};
 use super::job::{BeginEntry, Meta};
+use super::job::{
+    ChunkCodec, Compression, Done, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot, StoreError,
+    StoreErrorKind,
+};
 use crate::arq::rangeset::RangeSet;
 use crate::arq::sent::SegmentRef;
 use crate::session::event::{Direction, Event};
@@ -199,7 +202,11 @@ impl Sender {
 
     /// Keeps walk, manifest and read-ahead going. `control_unsent`: bytes waiting in the control stream.
     pub fn pump(&mut self, mut control_unsent: u64) {
-        if !self.walk_busy && !self.walk_end && self.found.is_empty() && self.unresolved.len() < MAX_UNRESOLVED {
+        if !self.walk_busy
+            && !self.walk_end
+            && self.found.is_empty()
+            && self.unresolved.len() < MAX_UNRESOLVED
+        {
             self.walk_busy = true;
             self.jobs.push_back(Job::NextEntries {
                 max_entries: WALK_BATCH,
@@ -413,9 +420,10 @@ impl Sender {
 
     fn release_where(&mut self, file: FileId, chunks: Option<&Range<u64>>) {
         for slot in 0..self.slots.len() {
-            let hit = self.slots[slot].chunk.as_ref().is_some_and(|c| {
-                c.file == file && chunks.is_none_or(|r| r.contains(&c.chunk))
-            });
+            let hit = self.slots[slot]
+                .chunk
+                .as_ref()
+                .is_some_and(|c| c.file == file && chunks.is_none_or(|r| r.contains(&c.chunk)));
             if hit {
                 self.release(slot as u32);
             }
@@ -520,7 +528,11 @@ impl Sender {
             let cut = cut_segment(c, gap.start as u32, (gap.end - gap.start) as u32, room);
             let sent_end = gap.start + u64::from(cut);
             if sent_end < end {
-                self.repairs.push_front(SegmentRef { offset: sent_end as u32, len: (end - sent_end) as u32, ..r });
+                self.repairs.push_front(SegmentRef {
+                    offset: sent_end as u32,
+                    len: (end - sent_end) as u32,
+                    ..r
+                });
             }
             return Some(SegmentRef {
                 offset: gap.start as u32,
@@ -552,16 +564,13 @@ impl Sender {
     pub fn segment_frame_bytes(&self, r: &SegmentRef, last: bool) -> usize {
         let Some(c) = self.chunk_of(r) else { return 0 };
         let ends = (r.offset + r.len) as usize == c.data.len();
-        frame_overhead(c, r.offset, ends)
-            + r.len as usize
-            + if last { 0 } else { varint_len(r.len.into()) }
+        frame_overhead(c, r.offset, ends) + r.len as usize + if last { 0 } else { varint_len(r.len.into()) }
     }
 
     /// Whether the segment is still worth sending (its chunk is neither done nor dropped, its bytes not acknowledged).
     pub fn is_wanted(&self, r: &SegmentRef) -> bool {
-        self.chunk_of(r).is_some_and(|c| {
-            c.acked.first_gap(u64::from(r.offset)..u64::from(r.offset + r.len)).is_some()
-        })
+        self.chunk_of(r)
+            .is_some_and(|c| c.acked.first_gap(u64::from(r.offset)..u64::from(r.offset + r.len)).is_some())
     }
 
     /// Appends the segment's frame; `last`: it ends the packet.

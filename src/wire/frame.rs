@@ -48,7 +48,14 @@ pub struct Segment<'a> {
 
 impl<'a> Segment<'a> {
     /// Bytes that the frame takes beside its data, without the optional length field.
-    pub fn overhead(file: u64, chunk: u64, offset: u32, generation: u32, encoded: Option<u32>, ends: bool) -> usize {
+    pub fn overhead(
+        file: u64,
+        chunk: u64,
+        offset: u32,
+        generation: u32,
+        encoded: Option<u32>,
+        ends: bool,
+    ) -> usize {
         1 + varint_len(file)
             + varint_len(chunk)
             + varint_len(offset.into())

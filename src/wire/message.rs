@@ -227,7 +227,8 @@ fn read_entry(r: &mut Reader<'_>) -> Result<BeginEntry, WireError> {
         mtime_s: unzigzag(r.varint()?),
         mtime_ns: r.varint_max(999_999_999, "nanoseconds")? as u32,
     };
-    let mut e = BeginEntry { file, path, kind, meta, size: 0, chunk_size: 0, target: Vec::new(), inline: None };
+    let mut e =
+        BeginEntry { file, path, kind, meta, size: 0, chunk_size: 0, target: Vec::new(), inline: None };
     match kind {
         EntryKind::File => {
             e.size = r.varint_max(MAX_FILE_BYTES, "size")?;
