@@ -509,10 +509,11 @@ impl FileStore {
             }
             let (above, name) = split_last(&end.place);
             let parent = self.dirs.parent((end.target, &end.base), above, &end.shown, None);
-            let what = match parent {
-                Ok(parent) => What::End { parent, name: name.to_vec(), meta: end.meta },
-                Err(error) => What::Failed { dir: end.base, error },
+            let (parent, below) = match parent {
+                Ok(parent) => (parent, name.to_vec()),
+                Err(_) => (end.base, end.place),
             };
+            let what = What::End { parent, below, meta: end.meta };
             self.batch.add(session, end.file, end.shown, what, 0);
         }
     }

@@ -52,7 +52,17 @@ pub(super) fn path(bytes: &[u8]) -> &Path {
 
 impl Rig {
     pub(super) fn disk() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::disk_in(&std::env::temp_dir())
+    }
+
+    /// On a memory-backed file system where there is one, for tests of many small syncs.
+    pub(super) fn fast_disk() -> Self {
+        let fast = Path::new("/dev/shm");
+        if fast.is_dir() { Self::disk_in(fast) } else { Self::disk() }
+    }
+
+    fn disk_in(base: &Path) -> Self {
+        let dir = tempfile::tempdir_in(base).unwrap();
         let jail = dir.path().join("jail");
         std::fs::create_dir(&jail).unwrap();
         let store = FileStore::open(&jail, FileOptions::default()).unwrap();
