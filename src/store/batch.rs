@@ -54,19 +54,12 @@ pub(crate) enum What {
     },
     /// Set mode and mtime of a directory.
     End {
-        /// Its parent.
+        /// A directory above it.
         parent: Arc<DirHandle>,
-        /// Its name.
-        name: Vec<u8>,
+        /// Its path below that one; resolved only when all before it have their names.
+        below: Vec<u8>,
         /// What to set.
         meta: Meta,
-    },
-    /// Nothing: an answer that must keep its place in the order.
-    Failed {
-        /// Any directory of the same file system.
-        dir: Arc<DirHandle>,
-        /// The answer.
-        error: StoreError,
     },
 }
 
@@ -120,7 +113,7 @@ impl Batch {
                 self.locked += usize::from(*locked);
             }
             What::Made { parent } => self.touch(Arc::clone(parent)),
-            What::End { .. } | What::Failed { .. } => {}
+            What::End { .. } => {}
         }
         self.bytes += bytes;
         self.pending.push(Pending { session, file, shown, what, error: None });
@@ -223,7 +216,6 @@ impl Pending {
         match &self.what {
             What::Publish { staged, .. } => &staged.dir,
             What::Made { parent } | What::End { parent, .. } => parent,
-            What::Failed { dir, .. } => dir,
         }
     }
 
@@ -256,8 +248,7 @@ impl Pending {
                 result.map(|()| None)
             }
             What::Made { .. } => Ok(None),
-            What::Failed { error, .. } => Err(error.clone()),
-            What::End { parent, name, meta } => set_dir_meta(parent, name, meta)
+            What::End { parent, below, meta } => set_dir_meta(parent, below, meta)
                 .map(Some)
                 .map_err(|e| from_io(&self.shown, "cannot be given its mode and time", &e)),
         };
@@ -283,8 +274,8 @@ impl Pending {
     }
 }
 
-fn set_dir_meta(parent: &DirHandle, name: &[u8], meta: &Meta) -> io::Result<DirHandle> {
-    let dir = parent.open_dir(name)?;
+fn set_dir_meta(parent: &DirHandle, below: &[u8], meta: &Meta) -> io::Result<DirHandle> {
+    let dir = parent.open_dir_below(below)?;
     // Times first: afterwards the mode may forbid us the directory.
     retry(|| rustix::fs::futimens(&dir, &times_of(meta)))?;
     retry(|| rustix::fs::fchmod(&dir, permitted_mode(meta)))?;
