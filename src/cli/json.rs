@@ -249,7 +249,7 @@ pub fn print_failure(command: &'static str, error: &str, exit_code: u8) {
 
 /// Milliseconds; `None` before the first sample.
 fn millis(time: Duration) -> Option<f64> {
-    (!time.is_zero()).then(|| time.as_secs_f64() * 1e3)
+    (!time.is_zero()).then_some(time.as_secs_f64() * 1e3)
 }
 
 #[cfg(test)]
