@@ -5,3 +5,4 @@
 pub mod aead;
 pub mod chunk;
 pub mod handshake;
+pub mod key_update;

@@ -1,35 +1,280 @@
-//! Role: see `congestion`.
-//! Owns: the model of one path.
+//! Role: the default controller: a model of the path that holds the bottleneck's rate with a queue of a few milliseconds.
+//! Owns: the model of one path: capacity, base delay, ordinary loss, and the mode it is in.
+//! Implements: docs/PROTOCOL.md, "Rate control"; the reasons and the constants are in docs/CONGESTION.md.
+
+mod loss;
+mod path;
+mod startup;
 
 use super::{Controller, FeedbackSample, PacketInfo};
-use std::time::Instant;
+use loss::{LossModel, Verdict};
+use path::{Interval, Path, Point};
+use startup::{Startup, Step};
+use std::time::{Duration, Instant};
 
-/// Placeholder of constant window until the real one lands.
+/// Queue that a flow of `QUEUE_RATE` aims at. Flows of other rates aim at it times the square root of the ratio: a
+/// slower flow bears more queue than a faster one beside it, which is what makes flows that share a link equal.
+const QUEUE_SECS: f64 = 0.003;
+/// 200 Mbit/s.
+const QUEUE_RATE: f64 = 25e6;
+/// Bounds of the target. The lower one is about the grain of timers and receive batches.
+const QUEUE_BOUNDS: (f64, f64) = (0.002, 0.012);
+/// Rate before the first RTT sample, bytes per second: the initial flight leaves within some 25 ms.
+const FIRST_RATE: f64 = 4e6;
+/// Slowest pace at which a living path is used: two packets a second.
+const MIN_RATE: f64 = 3000.0;
+/// Largest excess over the capacity that is believed, per RTT, while no queue shows.
+const MAX_BOOST: f64 = 0.25;
+const FIRST_BOOST: f64 = 0.015;
+/// The base delay is looked for again (by draining) when the queue was not seen empty for so long.
+const DRAIN_EVERY: f64 = 5.0;
+
 #[derive(Debug)]
-pub struct Adaptive;
+enum Mode {
+    Startup(Startup),
+    Cruise,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Adaptive {
+    datagram: f64,
+    path: Path,
+    mode: Mode,
+    loss: LossModel,
+    /// What the bottleneck passes of ours, packets lost behind it included, bytes per second.
+    capacity: f64,
+    pace: f64,
+    boost: f64,
+    /// Sender's seconds: the queue was last seen non-empty; boosting may begin.
+    queue_seen: f64,
+    boost_from: f64,
+    drain_until: f64,
+    rtt: f64,
+    min_rtt: f64,
+    queue: f64,
+    last_point: f64,
+    silent: u32,
+    resume_until: f64,
+    app_limited: bool,
+}
 
 impl Adaptive {
     /// Starts a path.
-    pub fn new(_now: Instant, _datagram_bytes: u32) -> Self {
-        Self
+    pub fn new(now: Instant, datagram_bytes: u32) -> Self {
+        let datagram = f64::from(datagram_bytes.max(1));
+        Self {
+            datagram,
+            path: Path::new(now),
+            mode: Mode::Startup(Startup::new(datagram)),
+            loss: LossModel::new(datagram),
+            capacity: FIRST_RATE,
+            pace: FIRST_RATE,
+            boost: 0.0,
+            queue_seen: 0.0,
+            boost_from: 0.0,
+            drain_until: 0.0,
+            rtt: 0.1,
+            min_rtt: 0.1,
+            queue: 0.0,
+            last_point: 0.0,
+            silent: 0,
+            resume_until: 0.0,
+            app_limited: false,
+        }
+    }
+
+    /// Queue that this flow aims at, without the allowance for jitter.
+    fn queue_target(&self) -> f64 {
+        let aim = QUEUE_SECS * (QUEUE_RATE / self.capacity.max(MIN_RATE)).sqrt();
+        aim.clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1).min((self.min_rtt / 4.0).max(QUEUE_BOUNDS.0))
+    }
+
+    fn on_point(&mut self, now: f64, point: &Point) {
+        self.queue = self.path.queue((self.rtt / 4.0).max(0.004)).unwrap_or(0.0);
+        let mut startup = match &mut self.mode {
+            Mode::Startup(startup) => std::mem::replace(startup, Startup::new(self.datagram)),
+            Mode::Cruise => {
+                self.cruise(now);
+                return;
+            }
+        };
+        let threshold = self.queue_target() + 2.0 * self.path.jitter;
+        if let Some(interval) = self.path.interval(self.rtt / 4.0, 60.0 * self.datagram) {
+            self.loss.learn(now, &interval, interval.max_queue < threshold / 2.0 && interval.loss < 0.4);
+        }
+        let first = !startup.started();
+        match startup.on_point(now, point, &self.path, &self.loss, self.rtt, threshold) {
+            Step::Pace(pace) => {
+                self.pace = if first { pace } else { self.pace.max(pace) };
+                self.capacity = self.pace;
+                self.mode = Mode::Startup(startup);
+            }
+            Step::Done(capacity) => {
+                self.capacity = capacity.max(MIN_RATE);
+                self.mode = Mode::Cruise;
+                self.queue_seen = now;
+                self.boost_from = now;
+                self.cruise(now);
+            }
+        }
+    }
+
+    fn cruise(&mut self, now: f64) {
+        let target = self.queue_target() + self.path.jitter;
+        if let Some(interval) = self.path.interval((self.min_rtt / 2.0).max(0.01), 24.0 * self.datagram) {
+            self.learn_capacity(now, &interval);
+        }
+        self.learn_loss(now);
+        self.update_boost(now, target);
+        let tau = (self.min_rtt / 3.0).max(0.01);
+        let wanted = if self.draining(now) { -0.001 } else { target };
+        // What lies in the queue when what was sent since will have reached it.
+        let waited = (now - self.last_point_sent()).max(0.0);
+        let coming = self.path.outstanding() / self.capacity - waited;
+        let predicted = (self.queue + coming).max(0.0);
+        let mut excess = ((wanted - predicted) / tau).clamp(-0.5, MAX_BOOST);
+        if self.boost > 0.0 {
+            excess = excess.max(self.boost);
+        }
+        let gain = if now < self.resume_until { 0.5 } else { 1.0 + excess };
+        self.pace = (self.capacity * gain).max(MIN_RATE);
+    }
+
+    /// Nothing came back yet.
+    fn initial(&self) -> bool {
+        matches!(&self.mode, Mode::Startup(startup) if !startup.started())
+    }
+
+    fn last_point_sent(&self) -> f64 {
+        self.last_point
+    }
+
+    /// While the queue never empties, the rate that the bottleneck passes us is its rate; else it is a lower bound.
+    fn learn_capacity(&mut self, now: f64, interval: &Interval) {
+        let busy = interval.min_queue > (0.3 * self.queue_target()).max(self.path.jitter);
+        let sample = self.loss.capacity(interval);
+        if busy {
+            let weight = (2.0 * interval.span.min(self.rtt) / 8.0 / self.rtt).clamp(0.05, 1.0);
+            let far = self.queue > 3.0 * self.queue_target();
+            self.capacity += (sample - self.capacity) * if far { 0.5 } else { weight };
+            self.queue_seen = now;
+        } else if sample > self.capacity && interval.span >= self.min_rtt / 2.0 {
+            self.capacity = sample;
+        }
+    }
+
+    fn learn_loss(&mut self, now: f64) {
+        let Some(interval) = self.path.interval(self.rtt.max(0.01), 100.0 * self.datagram) else { return };
+        let short = interval.max_queue < 1.5 * self.queue_target() + 2.0 * self.path.jitter;
+        match self.loss.judge(now, self.rtt, &interval, short) {
+            Verdict::Ordinary => {}
+            Verdict::Reduce(rate) => {
+                self.capacity = self.capacity.min(rate);
+                self.boost = 0.0;
+                self.boost_from = now + 1.0 + 4.0 * self.rtt;
+            }
+            Verdict::Restore(rate) => self.capacity = self.capacity.max(rate),
+        }
+    }
+
+    fn update_boost(&mut self, now: f64, target: f64) {
+        let some = self.queue > 0.25 * target;
+        if some || self.app_limited || self.draining(now) || now < self.resume_until {
+            if some {
+                self.queue_seen = now;
+            }
+            self.boost = 0.0;
+            self.boost_from = self.boost_from.max(now + 1.25 * self.rtt);
+        } else if now >= self.boost_from {
+            self.boost = (self.boost * 2.0).clamp(FIRST_BOOST, MAX_BOOST);
+            self.boost_from = now + 1.1 * self.rtt;
+        }
+    }
+
+    fn draining(&mut self, now: f64) -> bool {
+        if now < self.drain_until {
+            if self.path.base_seen > self.drain_until - 2.0 * self.rtt {
+                self.drain_until = now;
+            }
+        } else if now - self.path.base_seen > DRAIN_EVERY && now - self.drain_until > DRAIN_EVERY / 2.0 {
+            self.drain_until = now + 2.0 * self.rtt;
+        }
+        now < self.drain_until
     }
 }
 
 impl Controller for Adaptive {
-    fn on_sent(&mut self, _: &PacketInfo, _: u64) {}
-    fn on_feedback(&mut self, _: &FeedbackSample<'_>) {}
-    fn on_silence(&mut self, _: Instant, _: u32) {}
-    fn on_path_change(&mut self, _: Instant) {}
-    fn on_mtu(&mut self, _: u32) {}
+    fn on_sent(&mut self, packet: &PacketInfo, _bytes_in_flight: u64) {
+        if let Mode::Startup(startup) = &mut self.mode {
+            let now = self.path.secs(packet.sent_at);
+            self.pace = self.pace.max(startup.ramp(now, self.rtt));
+        }
+        self.path.on_sent(packet, self.pace);
+        self.app_limited = packet.app_limited;
+    }
+
+    fn on_feedback(&mut self, sample: &FeedbackSample<'_>) {
+        let now = self.path.secs(sample.now);
+        if !sample.smoothed_rtt.is_zero() {
+            self.rtt = sample.smoothed_rtt.as_secs_f64().clamp(1e-4, 10.0);
+            self.min_rtt = sample.min_rtt.as_secs_f64().clamp(5e-5, self.rtt);
+        }
+        if self.silent > 0 {
+            if self.silent > 1 {
+                self.path.clear_points();
+                self.resume_until = now + self.rtt;
+                self.loss.forgive(now + 2.0 * self.rtt);
+            }
+            self.silent = 0;
+        }
+        let Some(point) = self.path.on_feedback(sample) else { return };
+        self.last_point = point.sent;
+        self.on_point(now, &point);
+    }
+
+    fn on_silence(&mut self, _now: Instant, silent_ptos: u32) {
+        self.silent = silent_ptos;
+        self.pace = (self.pace / 2.0).max(MIN_RATE);
+    }
+
+    fn on_path_change(&mut self, now: Instant) {
+        *self = Self::new(now, self.datagram as u32);
+    }
+
+    fn on_mtu(&mut self, datagram_bytes: u32) {
+        self.datagram = f64::from(datagram_bytes.max(1));
+    }
+
     fn window_bytes(&self) -> u64 {
-        1 << 20
+        if self.silent > 1 {
+            return (2.0 * self.datagram) as u64;
+        }
+        if self.initial() {
+            return (startup::INITIAL_PACKETS * self.datagram) as u64;
+        }
+        let flight = 2.0 * self.pace.max(self.capacity) * (self.rtt + 0.05);
+        flight.max(startup::INITIAL_PACKETS * self.datagram) as u64
     }
+
     fn rate_bytes_per_sec(&self) -> u64 {
-        10_000_000
+        self.pace as u64
     }
+
     fn burst_bytes(&self) -> u64 {
-        20_000
+        if let Mode::Startup(startup) = &self.mode
+            && !startup.started()
+        {
+            return startup.train_bytes() as u64;
+        }
+        let burst = (self.pace * 0.001).clamp(2.0 * self.datagram, 65_536.0);
+        burst.max(self.pace * 0.00025).max(2.0 * self.datagram) as u64
     }
+
+    fn queue_delay(&self) -> Option<Duration> {
+        Some(Duration::from_secs_f64(self.queue))
+    }
+
     fn name(&self) -> &'static str {
         "adaptive"
     }

@@ -10,6 +10,11 @@ pub mod fixed;
 pub mod mtud;
 pub mod pacer;
 
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod tests;
+
 /// One packet that was sent, as rate control sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketInfo {

@@ -1,16 +1,34 @@
 //! Role: all peers of one socket: connection-ID demux, handshake admission, session table, shared limits.
-//! Owns: the session table, half-open handshakes, the timer heap, the ready list, the shared budgets.
+//! Owns: the session table, the timer heap, the ready list, the shared budgets; half-open handshakes in `admission`.
 //! Implements: docs/PROTOCOL.md, "Connection IDs", "Admission".
 
+mod admission;
 pub mod config;
 
+use crate::congestion::pacer::Pacer;
 use crate::session::event::{CloseReason, Event, Stats};
+use crate::session::{Session, Setup, local_params};
 use crate::store::SessionKey;
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, Done, Job, SourceRoot};
+use crate::wire::packet::{TYPE_CONFIRM, TYPE_HELLO};
+use crate::wire::{CID_BYTES, Cid};
+use admission::Admission;
+pub use admission::{AdmissionCounters, MAX_HALF_OPEN};
 use config::EndpointConfig;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
+
+/// A session's share of a budget never falls below this: one chunk of the default size.
+const MIN_SHARE_BYTES: u64 = 256 * 1024;
+/// Answers to strangers that wait for the socket; more are dropped (they will ask again).
+const MAX_ANSWERS: usize = 256;
+/// The shared limit lets this many milliseconds' worth leave at once.
+const LIMIT_BURST_MS: u64 = 10;
 
 /// ECN field of an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,18 +54,69 @@ pub struct Transmit {
     pub ecn: Option<Ecn>,
 }
 
+#[derive(Debug)]
+struct Entry {
+    session: Session,
+    /// The earliest time in the heap for it.
+    armed: Option<Instant>,
+    ready: bool,
+    dirty: bool,
+}
+
 /// All sessions of one socket. Pure: datagrams, time, store answers in; datagrams, jobs, events out.
 #[derive(Debug)]
 pub struct Endpoint {
-    _config: EndpointConfig,
+    config: EndpointConfig,
+    rng: StdRng,
+    sessions: HashMap<SessionKey, Entry>,
+    by_cid: HashMap<Cid, SessionKey>,
+    next_key: SessionKey,
+    timers: BinaryHeap<Reverse<(Instant, SessionKey)>>,
+    /// Sessions that may have something to send.
+    ready: VecDeque<SessionKey>,
+    /// Sessions that may have jobs or events.
+    dirty_jobs: VecDeque<SessionKey>,
+    dirty_events: VecDeque<SessionKey>,
+    /// Sessions that the shared limit holds back.
+    held_back: Vec<SessionKey>,
+    admission: Admission,
+    answers: VecDeque<(SocketAddr, Vec<u8>)>,
+    limit: Option<Pacer>,
+    /// When the shared limit lets something leave again.
+    limit_release: Option<Instant>,
+    shares: usize,
 }
 
 impl Endpoint {
     /// `seed` drives every random choice, so it must come from the operating system's generator in production.
     pub fn new(config: EndpointConfig, seed: [u8; 32], now: Instant) -> Self {
-        let _ = (seed, now);
-        Self { _config: config }
+        let mut rng = StdRng::from_seed(seed);
+        let admission = Admission::new(now, &mut rng);
+        let rate = config.server.as_ref().and_then(|s| s.total_limit_bytes_per_sec);
+        let limit = rate.map(|rate| {
+            let mut p = Pacer::new(now);
+            p.set_rate(now, rate, (rate * LIMIT_BURST_MS / 1000).max(3000));
+            p
+        });
+        Self {
+            config,
+            rng,
+            sessions: HashMap::new(),
+            by_cid: HashMap::new(),
+            next_key: 1,
+            timers: BinaryHeap::new(),
+            ready: VecDeque::new(),
+            dirty_jobs: VecDeque::new(),
+            dirty_events: VecDeque::new(),
+            held_back: Vec::new(),
+            admission,
+            answers: VecDeque::new(),
+            limit,
+            limit_release: None,
+            shares: 0,
+        }
     }
+
     /// Starts a client session. `dest` is for what comes back (get, echo), `roots` for what is sent (put, echo).
     pub fn connect(
         &mut self,
@@ -57,65 +126,307 @@ impl Endpoint {
         roots: Vec<SourceRoot>,
         dest: Option<Dest>,
     ) -> SessionKey {
-        let _ = (now, remote, request, roots, dest);
-        0
+        let mut cid = Cid([0; CID_BYTES]);
+        self.rng.fill_bytes(&mut cid.0);
+        let setup = self.setup(remote, cid);
+        let session = Session::connect(now, setup, &self.config.secret, request, roots, dest);
+        self.add(now, cid, session)
     }
+
+    fn setup(&mut self, remote: SocketAddr, local_cid: Cid) -> Setup {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let n = self.sessions.len() as u64 + 1;
+        Setup {
+            config: self.config.session.clone(),
+            remote,
+            local_cid,
+            seed,
+            receive_budget: share(self.config.receive_budget_bytes, n),
+            send_budget: share(self.config.send_budget_bytes, n),
+        }
+    }
+
+    fn add(&mut self, now: Instant, cid: Cid, session: Session) -> SessionKey {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.by_cid.insert(cid, key);
+        self.sessions.insert(key, Entry { session, armed: None, ready: false, dirty: false });
+        self.share_budgets();
+        self.touch(now, key);
+        key
+    }
+
+    /// Hands out new shares when the number of sessions has changed by a good part.
+    fn share_budgets(&mut self) {
+        let n = self.sessions.len().max(1);
+        if n > self.shares || n * 4 < self.shares * 3 {
+            self.shares = n;
+            let receive = share(self.config.receive_budget_bytes, n as u64);
+            let send = share(self.config.send_budget_bytes, n as u64);
+            self.sessions.values_mut().for_each(|e| e.session.set_budgets(receive, send));
+        }
+    }
+
+    /// Something happened to a session: it may have work for everybody.
+    fn touch(&mut self, now: Instant, key: SessionKey) {
+        let Some(e) = self.sessions.get_mut(&key) else { return };
+        if !e.ready {
+            e.ready = true;
+            self.ready.push_back(key);
+        }
+        if !e.dirty {
+            e.dirty = true;
+            self.dirty_jobs.push_back(key);
+            self.dirty_events.push_back(key);
+        }
+        self.arm(now, key);
+    }
+
+    fn arm(&mut self, now: Instant, key: SessionKey) {
+        let Some(e) = self.sessions.get_mut(&key) else { return };
+        if let Some(t) = e.session.poll_timeout(now) {
+            if e.armed.is_none_or(|a| t < a) {
+                e.armed = Some(t);
+                self.timers.push(Reverse((t, key)));
+            }
+        }
+    }
+
     /// One datagram from the socket; it is decrypted in place. Anything invalid is counted, never an error.
-    pub fn handle_datagram(
-        &mut self,
-        now: Instant,
-        remote: SocketAddr,
-        ecn: Option<Ecn>,
-        datagram: &mut [u8],
-    ) {
-        let _ = (now, remote, ecn, datagram);
+    pub fn handle_datagram(&mut self, now: Instant, remote: SocketAddr, ecn: Option<Ecn>, datagram: &mut [u8]) {
+        if datagram.first() == Some(&TYPE_HELLO) {
+            self.on_hello(now, remote, datagram);
+            return;
+        }
+        let Some(cid) = datagram.get(1..1 + CID_BYTES).and_then(|b| b.try_into().ok()).map(Cid) else { return };
+        let mut key = self.by_cid.get(&cid).copied();
+        if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) {
+            key = self.on_confirm(now, remote, datagram);
+        }
+        let Some(key) = key else { return };
+        if let Some(e) = self.sessions.get_mut(&key) {
+            e.session.handle_datagram(now, remote, ecn == Some(Ecn::Ce), datagram);
+            self.touch(now, key);
+        }
     }
+
+    fn has_room(&self) -> bool {
+        self.config.server.as_ref().is_some_and(|s| self.sessions.len() < s.max_sessions)
+    }
+
+    fn on_hello(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) {
+        if self.config.server.is_none() {
+            return;
+        }
+        let n = self.sessions.len() as u64 + 1;
+        let params = local_params(&self.config.session, share(self.config.receive_budget_bytes, n));
+        let room = self.has_room();
+        let answer = self.admission.on_hello(
+            now,
+            remote,
+            packet,
+            &self.config.secret,
+            params,
+            room,
+            &mut self.rng,
+        );
+        self.answer(remote, answer);
+    }
+
+    fn answer(&mut self, remote: SocketAddr, packet: Option<Vec<u8>>) {
+        if let Some(p) = packet.filter(|_| self.answers.len() < MAX_ANSWERS) {
+            self.answers.push_back((remote, p));
+        }
+    }
+
+    fn on_confirm(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) -> Option<SessionKey> {
+        let server = self.config.server.clone()?;
+        let room = self.has_room();
+        let admitted = match self.admission.on_confirm(now, packet, room) {
+            Ok(admitted) => admitted,
+            Err(answer) => {
+                self.answer(remote, answer);
+                return None;
+            }
+        };
+        let setup = self.setup(remote, admitted.server_cid);
+        let session = Session::accept(
+            now,
+            setup,
+            server,
+            self.next_key,
+            admitted.client_cid,
+            admitted.keys,
+            &admitted.params,
+            admitted.handshake_rtt,
+        );
+        Some(self.add(now, admitted.server_cid, session))
+    }
+
     /// Time has come to `poll_timeout`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        if !self.held_back.is_empty() && self.limit.as_mut().is_none_or(|p| p.allowance(now) > 0) {
+            for key in std::mem::take(&mut self.held_back) {
+                self.touch(now, key);
+            }
+        }
+        while let Some(&Reverse((t, key))) = self.timers.peek() {
+            if t > now {
+                break;
+            }
+            self.timers.pop();
+            let Some(e) = self.sessions.get_mut(&key).filter(|e| e.armed == Some(t)) else { continue };
+            e.armed = None;
+            e.session.handle_timeout(now);
+            // Re-armed when the ready list has asked it for datagrams: what is due now is sent by then.
+            if !e.ready {
+                e.ready = true;
+                self.ready.push_back(key);
+            }
+            if !e.dirty {
+                e.dirty = true;
+                self.dirty_jobs.push_back(key);
+                self.dirty_events.push_back(key);
+            }
+        }
     }
+
     /// When `handle_timeout` wants to be called; pacing releases are included.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        None
+        while let Some(&Reverse((t, key))) = self.timers.peek() {
+            if self.sessions.get(&key).is_some_and(|e| e.armed == Some(t)) {
+                break;
+            }
+            self.timers.pop();
+        }
+        let timer = self.timers.peek().map(|Reverse((t, _))| *t);
+        timer.into_iter().chain(self.limit_release.filter(|_| !self.held_back.is_empty())).min()
     }
+
     /// Writes the next train into `buf` (cleared first), at most `max_segments` datagrams and 64 KiB; `None`: nothing to send now.
     /// Sessions take turns, so calling it in a loop is fair.
-    pub fn poll_transmit(
-        &mut self,
-        now: Instant,
-        buf: &mut Vec<u8>,
-        max_segments: usize,
-    ) -> Option<Transmit> {
-        let _ = (now, buf, max_segments);
+    pub fn poll_transmit(&mut self, now: Instant, buf: &mut Vec<u8>, max_segments: usize) -> Option<Transmit> {
+        buf.clear();
+        if let Some((remote, packet)) = self.answers.pop_front() {
+            buf.extend_from_slice(&packet);
+            return Some(Transmit { session: None, remote, size: packet.len(), segment_size: None, ecn: None });
+        }
+        while let Some(key) = self.ready.pop_front() {
+            let Some(e) = self.sessions.get_mut(&key) else { continue };
+            let allow = self.limit.as_mut().is_none_or(|p| p.allowance(now) > 0);
+            let Some(train) = e.session.poll_transmit(now, buf, max_segments, allow) else {
+                e.ready = false;
+                if !allow {
+                    self.held_back.push(key);
+                    self.limit_release = self.limit.as_ref().map(|p| p.next_release(now));
+                }
+                // Sending may have ended the session or freed what others wait for.
+                if !e.dirty {
+                    e.dirty = true;
+                    self.dirty_jobs.push_back(key);
+                    self.dirty_events.push_back(key);
+                }
+                self.arm(now, key);
+                continue;
+            };
+            self.ready.push_back(key);
+            let remote = e.session.remote();
+            let datagrams = train.size.div_ceil(train.segment_size.max(1));
+            if let Some(p) = &mut self.limit {
+                p.on_sent(now, (train.size + datagrams * 28) as u64);
+            }
+            return Some(Transmit {
+                session: Some(key),
+                remote,
+                size: train.size,
+                segment_size: (datagrams > 1).then_some(train.segment_size),
+                ecn: Some(Ecn::Ect0),
+            });
+        }
         None
     }
+
     /// The socket refused a train (EMSGSIZE): its datagrams were larger than the interface takes.
     pub fn handle_too_large(&mut self, now: Instant, session: Option<SessionKey>, segment_size: usize) {
-        let _ = (now, session, segment_size);
+        // Its packets will be missed and repaired; the path-MTU search treats the probe as lost.
+        log::debug!("datagrams of {segment_size} bytes are too large for the interface");
+        if let Some(key) = session {
+            self.touch(now, key);
+        }
     }
+
     /// The next job for the store.
     pub fn poll_job(&mut self) -> Option<(SessionKey, Job)> {
+        while let Some(&key) = self.dirty_jobs.front() {
+            if let Some(e) = self.sessions.get_mut(&key) {
+                if let Some(job) = e.session.poll_job() {
+                    return Some((key, job));
+                }
+                e.dirty = false;
+            }
+            self.dirty_jobs.pop_front();
+            self.reap(key);
+        }
         None
     }
+
     /// An answer of the store. Answers for sessions that are gone are ignored.
     pub fn handle_done(&mut self, now: Instant, session: SessionKey, done: Done) {
-        let _ = (now, session, done);
+        if let Some(e) = self.sessions.get_mut(&session) {
+            e.session.handle_done(now, done);
+            self.touch(now, session);
+        }
     }
+
     /// The next event for the application.
     pub fn poll_event(&mut self) -> Option<(SessionKey, Event)> {
+        while let Some(&key) = self.dirty_events.front() {
+            if let Some(event) = self.sessions.get_mut(&key).and_then(|e| e.session.poll_event()) {
+                return Some((key, event));
+            }
+            self.dirty_events.pop_front();
+            self.reap(key);
+        }
         None
     }
-    /// Figures of a live session (or of one whose `Closed` event has not been polled yet).
+
+    fn reap(&mut self, key: SessionKey) {
+        if self.sessions.get(&key).is_some_and(|e| e.session.is_over()) {
+            if let Some(e) = self.sessions.remove(&key) {
+                self.by_cid.remove(&e.session.local_cid());
+            }
+            self.share_budgets();
+        }
+    }
+
+    /// Figures of a live session (or of one whose `Closed` event has only just been polled).
     pub fn stats(&self, session: SessionKey) -> Option<Stats> {
-        let _ = session;
-        None
+        self.sessions.get(&session).map(|e| e.session.stats())
     }
-    /// Ends every session politely: one CLOSE each goes out with the next `poll_transmit` calls.
+
+    /// Ends every session politely: CLOSE goes out with the next `poll_transmit` calls.
     pub fn close_all(&mut self, now: Instant, reason: CloseReason) {
-        let _ = (now, reason);
+        let keys: Vec<_> = self.sessions.keys().copied().collect();
+        for key in keys {
+            if let Some(e) = self.sessions.get_mut(&key) {
+                e.session.close(now, reason.clone());
+                self.touch(now, key);
+            }
+        }
     }
-    /// Sessions alive, handshakes included.
+
+    /// Sessions alive, handshakes of clients included.
     pub fn session_count(&self) -> usize {
-        0
+        self.sessions.len()
     }
+
+    /// What admission has turned away, and half-open handshakes now.
+    pub fn admission(&self) -> (AdmissionCounters, usize) {
+        (self.admission.counters, self.admission.half_open_count())
+    }
+}
+
+fn share(budget: u64, sessions: u64) -> u64 {
+    (budget / sessions.max(1)).max(MIN_SHARE_BYTES)
 }

@@ -3,4 +3,33 @@
 //! Implements: the "Event loop" of docs/ARCHITECTURE.md.
 
 pub mod client;
+mod core;
+pub mod disk;
+mod driver;
+pub mod pipe;
 pub mod server;
+mod server_log;
+mod shims;
+mod timer;
+pub mod udp;
+
+use crate::store::Store;
+use crate::store::file::{FileOptions, FileStore};
+use client::NetError;
+use std::error::Error;
+use std::io;
+use std::path::Path;
+
+/// The store on disk. `jail`: the directory that nothing received may leave; `None` when nothing is received: what
+/// is sent then has paths of its own, and any directory will do.
+fn open_store(jail: Option<&Path>) -> Result<Box<dyn Store>, NetError> {
+    let store = FileStore::open(jail.unwrap_or(Path::new("/")), FileOptions::default()).map_err(|e| {
+        let kind = e.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
+        let refused = matches!(
+            kind,
+            Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory)
+        );
+        NetError { exit_code: if refused { 5 } else { 1 }, message: e.to_string() }
+    })?;
+    Ok(Box::new(store))
+}

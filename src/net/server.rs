@@ -1,13 +1,27 @@
 //! Role: runs a server until it is told to stop.
 //! Owns: the server's event loop instance.
+//! Implements: docs/ARCHITECTURE.md, "The server".
 
 use super::client::NetError;
+use super::driver::{Clock, Driver, Parts, random_bytes};
+use super::server_log::ServerLog;
+use super::udp::{UdpPipe, local_payload, path_payload};
+use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
 use crate::impair::Spec;
-use std::net::SocketAddr;
+use crate::session::event::{CloseReason, Event};
+use crate::store::Store;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
+use std::time::Duration;
+
+/// The longest time in which a stop asked for by another thread (not by a signal) goes unseen.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+/// How long the last words to the peers may take to leave.
+const FLUSH: Duration = Duration::from_millis(500);
 
 /// Everything `run` needs.
 #[derive(Debug)]
@@ -16,32 +30,123 @@ pub struct ServerOptions {
     pub listen: SocketAddr,
     /// The served directory.
     pub dir: PathBuf,
-    /// Secret, limits, time-outs; `endpoint.server` is `Some`.
+    /// Secret, limits, time-outs; `endpoint.server` is `Some`. `session.max_datagram_bytes` is set by `bind`, from
+    /// the interfaces' MTU.
     pub endpoint: EndpointConfig,
     /// `--sim`, both directions.
     pub sim: Option<Spec>,
 }
 
 /// A bound server.
-#[derive(Debug)]
 pub struct Server {
     options: ServerOptions,
+    pipe: UdpPipe,
+    local: SocketAddr,
+    store: Box<dyn Store>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("options", &self.options)
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Server {
-    /// Binds the socket and opens the directory.
-    pub fn bind(options: ServerOptions) -> Result<Self, NetError> {
-        Ok(Self { options })
+    /// Binds the socket and opens the directory. `[::]` falls back to `0.0.0.0` on a machine without IPv6.
+    ///
+    /// # Errors
+    /// Exit code 1: the address cannot be bound (the sentence names the port and the way out). A directory that
+    /// cannot be served has the store's code: 5 when it is missing or forbidden.
+    pub fn bind(mut options: ServerOptions) -> Result<Self, NetError> {
+        let store = super::open_store(Some(&options.dir))?;
+        let listen = options.listen;
+        let pipe = UdpPipe::bind(listen).or_else(|e| {
+            let no_ipv6 = e.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
+            if no_ipv6 && listen.ip().is_unspecified() {
+                return UdpPipe::bind((Ipv4Addr::UNSPECIFIED, listen.port()).into());
+            }
+            Err(e)
+        });
+        let pipe = pipe.map_err(|e| bind_error(listen, &e))?;
+        let local = super::pipe::DatagramPipe::local_addr(&pipe).map_err(|e| bind_error(listen, &e))?;
+        options.endpoint.session.max_datagram_bytes = local_payload(local);
+        Ok(Self { options, pipe, local, store })
     }
 
     /// The address bound (the real port when 0 was asked for).
     pub fn local_addr(&self) -> SocketAddr {
-        self.options.listen
+        self.local
     }
 
-    /// Serves until `signal` is set, then tells the peers and returns.
+    /// Serves until `signal` is set, then tells the peers and returns. SIGINT and SIGTERM wake the loop and are
+    /// stored there if nobody has done so; without a signal, a change is seen within 100 ms.
+    ///
+    /// # Errors
+    /// The disk thread or the poll failed. No peer and no network trouble ends the loop.
     pub fn run(self, signal: Arc<AtomicI32>) -> Result<(), NetError> {
-        let _ = signal;
-        Ok(())
+        let Self { options, pipe, local, store } = self;
+        let ServerOptions { dir, endpoint, sim, .. } = options;
+        let max_payload = endpoint.session.max_datagram_bytes;
+        let clock = Clock::start();
+        let mut server_log = ServerLog::new(clock.started());
+        let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
+        let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+        log::info!("listening on {local} (UDP), serving {}", dir.display());
+        while !driver.signalled() {
+            let wake_by = driver.now() + HEARTBEAT;
+            driver.turn(wake_by)?;
+            handle_events(&mut driver, &mut server_log, max_payload);
+            let now = driver.now();
+            server_log.progress(now, |session| driver.core().stats(session));
+        }
+        log::info!("stopping: {} sessions are told", driver.core().session_count());
+        let now = driver.now();
+        driver.core_mut().close_all(now, CloseReason::Interrupted);
+        driver.flush(FLUSH)?;
+        handle_events(&mut driver, &mut server_log, max_payload);
+        driver.finish()
     }
 }
+
+fn handle_events(driver: &mut Driver<Endpoint, UdpPipe>, server_log: &mut ServerLog, max_payload: u32) {
+    while let Some((session, event)) = driver.poll_event() {
+        if let Event::Connected { remote, .. } = event {
+            // A wildcard socket talks through several interfaces. What the one towards this peer does not take
+            // need not be found out by trying.
+            let payload = path_payload(remote);
+            if payload < max_payload {
+                let now = driver.now();
+                driver.core_mut().handle_too_large(now, Some(session), payload as usize + 1);
+            }
+        }
+        let now = driver.now();
+        let stats = driver.core().stats(session);
+        server_log.event(now, session, &event, stats);
+    }
+}
+
+/// One sentence: which port, what is wrong, what to do.
+fn bind_error(listen: SocketAddr, error: &io::Error) -> NetError {
+    let port = listen.port();
+    let message = match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "UDP port {port} is in use on {}: stop the program that has it, or choose another port with --listen",
+            listen.ip()
+        ),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{} is no address of this machine: choose one that is, or [::] for all, with --listen",
+            listen.ip()
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("no permission to bind UDP port {port}: choose one above 1023 with --listen")
+        }
+        _ => format!("cannot bind {listen} (UDP): {error}; choose another address with --listen"),
+    };
+    NetError { exit_code: 1, message }
+}
+
+#[cfg(test)]
+mod tests;

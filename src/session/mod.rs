@@ -1,3 +1,379 @@
-//! Role: one peer.
-//! Owns: the state of one session.
+//! Role: one peer: datagrams, time and store answers in; datagrams, jobs and events out.
+//! Owns: all state of one session, in parts that each own their piece: `hello`, `path`, the ARQ windows, the transfer.
+//! Implements: docs/PROTOCOL.md, "Sessions".
+
 pub mod event;
+mod hello;
+mod input;
+mod output;
+mod path;
+mod request;
+mod timers;
+
+use crate::arq::control::{ControlReceiver, ControlSender};
+use crate::arq::received::ReceivedNumbers;
+use crate::arq::rtt::Rtt;
+use crate::arq::sent::{Outcome, SentPackets};
+use crate::codec::handshake::SessionKeys;
+use crate::codec::key_update::{OpenKeys, SealKeys};
+use crate::endpoint::config::{Secret, ServerConfig, SessionConfig};
+use crate::transfer::Request;
+use crate::transfer::job::{Dest, Done, Job, SourceRoot};
+use crate::transfer::receiver::Receiver;
+use crate::transfer::sender::Sender;
+use crate::wire::Cid;
+use crate::wire::handshake::Params;
+use event::{CloseReason, Event, Stats};
+use hello::ClientHello;
+use path::Path;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub use output::Train;
+
+/// Control-stream bytes in flight at most, whatever the budget: a bandwidth-delay product of 320 Mbit/s at 100 ms.
+const MAX_CONTROL_WINDOW: u64 = 4 << 20;
+/// The least control window: a message must fit.
+const MIN_CONTROL_WINDOW: u64 = 128 * 1024;
+/// How long an unauthenticated Reject waits for a valid packet to contradict it.
+const REJECT_GRACE: Duration = Duration::from_millis(300);
+/// A server keeps a finished session so long for the client's CLOSE.
+const LINGER: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+enum Phase {
+    /// Client: Hello sent, no Reply yet.
+    Hello(Box<ClientHello>),
+    /// Client: keys known, no valid packet from the server yet. Packets carry the confirmation.
+    Confirming([u8; 16]),
+    /// Both sides proved themselves.
+    Open,
+    /// Said goodbye; so many CLOSE packets are still to be sent.
+    Closing { reason: CloseReason, copies: u8 },
+    /// Over.
+    Closed,
+}
+
+/// Who this side is.
+#[derive(Debug)]
+enum Role {
+    Client { request: Request, reject: Option<(Instant, CloseReason)> },
+    Server { config: ServerConfig, requested: Option<Request>, serial: u64 },
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    config: SessionConfig,
+    role: Role,
+    phase: Phase,
+    local_cid: Cid,
+    remote_cid: Cid,
+    seal: SealKeys,
+    open: OpenKeys,
+    rng: StdRng,
+    started_at: Instant,
+    heard_at: Instant,
+    idle_timeout: Duration,
+    path: Path,
+    rtt: Rtt,
+    sent: SentPackets,
+    outcome: Outcome,
+    received: ReceivedNumbers,
+    control_tx: ControlSender,
+    control_rx: ControlReceiver,
+    control_window: u64,
+    credit_told: u64,
+    window_told: u64,
+    /// Segment bytes that the peer lets us have in flight.
+    peer_window: u64,
+    newest_feedback: Option<u64>,
+    ce_seen: u64,
+    silent_ptos: u32,
+    silent_since: Option<Instant>,
+    probes_due: u8,
+    ping_due: bool,
+    floor_sent_at: Option<Instant>,
+    path_response: Option<[u8; 8]>,
+    tail_repeated_bytes: u64,
+    sender: Sender,
+    receiver: Receiver,
+    completed_at: Option<Instant>,
+    /// The request was refused; the session ends when the client has been told.
+    refused: bool,
+    /// Set while a packet is being built; acted on with the next time-out.
+    give_up: Option<CloseReason>,
+    stats: Stats,
+    events: VecDeque<Event>,
+    end_job: bool,
+    scratch: (Vec<u8>, Vec<u8>),
+}
+
+/// What both kinds of session start from.
+#[derive(Debug)]
+pub struct Setup {
+    /// Settings.
+    pub config: SessionConfig,
+    /// The peer.
+    pub remote: SocketAddr,
+    /// Connection ID of packets to us.
+    pub local_cid: Cid,
+    /// Randomness of this session.
+    pub seed: [u8; 32],
+    /// Share of the receive budget.
+    pub receive_budget: u64,
+    /// Share of the send budget.
+    pub send_budget: u64,
+}
+
+/// What we tell the peer at set-up.
+pub fn local_params(config: &SessionConfig, receive_budget: u64) -> Params {
+    Params {
+        idle_timeout_ms: config.idle_timeout.as_millis() as u64,
+        max_datagram_bytes: 65_535,
+        control_credit_bytes: control_window(receive_budget),
+        receive_window_bytes: receive_budget,
+        features: 0,
+    }
+}
+
+fn control_window(receive_budget: u64) -> u64 {
+    (receive_budget / 2).clamp(MIN_CONTROL_WINDOW, MAX_CONTROL_WINDOW)
+}
+
+impl Session {
+    /// A client session, which starts with a Hello.
+    pub fn connect(
+        now: Instant,
+        setup: Setup,
+        secret: &Secret,
+        request: Request,
+        roots: Vec<SourceRoot>,
+        dest: Option<Dest>,
+    ) -> Self {
+        let params = local_params(&setup.config, setup.receive_budget);
+        let deadline = now + setup.config.connect_timeout;
+        let mut rng = StdRng::from_seed(setup.seed);
+        let hello = ClientHello::new(now, deadline, secret, setup.local_cid, params, &mut rng);
+        let role = Role::Client { request: request.clone(), reject: None };
+        let mut s = Self::new(now, setup, rng, role, Phase::Hello(Box::new(hello)));
+        s.start_request(request, roots, dest);
+        s
+    }
+
+    /// A server session, made when a valid Confirm has arrived.
+    #[allow(clippy::too_many_arguments)]
+    pub fn accept(
+        now: Instant,
+        setup: Setup,
+        server: ServerConfig,
+        serial: u64,
+        remote_cid: Cid,
+        keys: SessionKeys,
+        peer: &Params,
+        handshake_rtt: Duration,
+    ) -> Self {
+        let rng = StdRng::from_seed(setup.seed);
+        let role = Role::Server { config: server, requested: None, serial };
+        let mut s = Self::new(now, setup, rng, role, Phase::Open);
+        s.remote_cid = remote_cid;
+        s.seal = SealKeys::new(keys.server);
+        s.open = OpenKeys::new(keys.client);
+        s.rtt.sample(handshake_rtt);
+        s.apply_params(now, peer);
+        if let Role::Server { config, .. } = &s.role {
+            s.receiver.set_max_file_bytes(config.max_file_bytes);
+        }
+        s
+    }
+
+    fn new(now: Instant, setup: Setup, rng: StdRng, role: Role, phase: Phase) -> Self {
+        let Setup { config, remote, local_cid, receive_budget, send_budget, .. } = setup;
+        // Replaced at the handshake's end; nothing is sealed before.
+        let no_keys = crate::codec::aead::PacketKeys::crc;
+        Self {
+            role,
+            phase,
+            local_cid,
+            remote_cid: Cid([0; 8]),
+            seal: SealKeys::new(no_keys()),
+            open: OpenKeys::new(no_keys()),
+            rng,
+            started_at: now,
+            heard_at: now,
+            idle_timeout: config.idle_timeout,
+            path: Path::new(now, remote, &config),
+            rtt: Rtt::default(),
+            sent: SentPackets::new(),
+            outcome: Outcome::default(),
+            received: ReceivedNumbers::new(now),
+            control_tx: ControlSender::default(),
+            control_rx: ControlReceiver::default(),
+            control_window: control_window(receive_budget),
+            credit_told: control_window(receive_budget),
+            window_told: receive_budget,
+            peer_window: 0,
+            newest_feedback: None,
+            ce_seen: 0,
+            silent_ptos: 0,
+            silent_since: None,
+            probes_due: 0,
+            ping_due: false,
+            floor_sent_at: None,
+            path_response: None,
+            tail_repeated_bytes: 0,
+            sender: Sender::new(config.chunk_size, config.compress, send_budget),
+            receiver: Receiver::new(receive_budget),
+            completed_at: None,
+            refused: false,
+            give_up: None,
+            stats: Stats::default(),
+            events: VecDeque::new(),
+            end_job: false,
+            scratch: Default::default(),
+            config,
+        }
+    }
+
+    fn apply_params(&mut self, now: Instant, peer: &Params) {
+        self.idle_timeout =
+            self.config.idle_timeout.min(Duration::from_millis(peer.idle_timeout_ms.max(1000)));
+        self.peer_window = peer.receive_window_bytes;
+        self.control_tx.set_credit(peer.control_credit_bytes);
+        self.path.limit_datagrams(now, peer.max_datagram_bytes.min(65_535) as u32);
+    }
+
+    /// The address of the peer.
+    pub fn remote(&self) -> SocketAddr {
+        self.path.remote
+    }
+
+    /// The connection ID of packets to us.
+    pub fn local_cid(&self) -> Cid {
+        self.local_cid
+    }
+
+    /// New shares of the process's budgets.
+    pub fn set_budgets(&mut self, receive: u64, send: u64) {
+        self.receiver.set_budget(receive);
+        self.sender.set_budget(send);
+        self.control_window = control_window(receive);
+    }
+
+    /// Whether the session is over and its last event was given out.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Closed) && self.events.is_empty() && !self.end_job
+    }
+
+    /// Ends the session: the peer is told if it can be.
+    pub fn close(&mut self, _now: Instant, reason: CloseReason) {
+        match self.phase {
+            Phase::Closing { .. } | Phase::Closed => {}
+            Phase::Hello(_) => self.finish(reason),
+            // Two copies: nobody will repeat a lost one.
+            Phase::Confirming(_) | Phase::Open => self.phase = Phase::Closing { reason, copies: 2 },
+        }
+    }
+
+    /// Over, without another word to the peer.
+    fn finish(&mut self, reason: CloseReason) {
+        if !matches!(self.phase, Phase::Closed) {
+            self.phase = Phase::Closed;
+            self.collect_transfer_events();
+            self.events.push_back(Event::Closed(reason));
+            self.end_job = true;
+        }
+    }
+
+    /// The next job for the store.
+    pub fn poll_job(&mut self) -> Option<Job> {
+        if matches!(self.phase, Phase::Closed) {
+            return std::mem::take(&mut self.end_job).then_some(Job::EndSession);
+        }
+        self.sender.poll_job().or_else(|| self.receiver.poll_job())
+    }
+
+    /// An answer of the store.
+    pub fn handle_done(&mut self, now: Instant, done: Done) {
+        match done {
+            Done::Entries { .. }
+            | Done::Chunk { .. }
+            | Done::SourceDigest { .. }
+            | Done::SourceFailed { .. } => self.sender.handle_done(done),
+            Done::DestSet(result) => self.on_dest_set(now, result),
+            _ => self.receiver.handle_done(done),
+        }
+        self.advance(now);
+    }
+
+    /// The next event for the application.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> Stats {
+        let (tx, rx) = (self.sender.counters(), self.receiver.counters());
+        let mut s = self.stats.clone();
+        s.nacks_sent = self.received.nacks();
+        s.packets_corrupted += self.open.failed_packets();
+        s.file_bytes_done = tx.bytes_done + rx.bytes_done;
+        s.file_bytes_total = tx.bytes_total + rx.bytes_total;
+        s.chunk_bytes_plain = tx.chunk_bytes_plain + rx.chunk_bytes_plain;
+        s.chunk_bytes_encoded = tx.chunk_bytes_encoded + rx.chunk_bytes_encoded;
+        if self.rtt.is_measured() {
+            (s.min_rtt, s.smoothed_rtt) = (self.rtt.min(), self.rtt.smoothed());
+        }
+        s.bytes_in_flight = self.sent.bytes_in_flight();
+        s.window_bytes = self.path.window_bytes();
+        s.rate_bytes_per_sec = self.path.controller.rate_bytes_per_sec();
+        s.queue_delay = self.path.controller.queue_delay();
+        s.datagram_bytes = self.path.mtu.current();
+        s
+    }
+
+    /// Lets everything that waits for something else make progress: manifest, messages, events, completion.
+    fn advance(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
+            return;
+        }
+        self.process_control(now);
+        self.collect_transfer_events();
+        self.finish_echo_roots();
+        self.sender.pump(self.control_tx.unsent());
+        self.collect_transfer_events();
+        let (out, scratch) = &mut self.scratch;
+        out.clear();
+        while let Some(m) = self.sender.poll_message().or_else(|| self.receiver.poll_message()) {
+            m.encode(out, scratch);
+        }
+        self.control_tx.write(out);
+        self.check_credit(now);
+        self.check_completion(now);
+    }
+
+    fn collect_transfer_events(&mut self) {
+        while let Some(e) = self.sender.poll_event().or_else(|| self.receiver.poll_event()) {
+            self.on_transfer_event(&e);
+            self.events.push_back(e);
+        }
+    }
+
+    /// Tells the peer soon when much more room has opened than it knows of.
+    fn check_credit(&mut self, now: Instant) {
+        let window = self.receiver.window_bytes();
+        let window_opened = self.window_told < window / 2;
+        let credit_opened = self.control_credit() > self.credit_told + self.control_window / 4;
+        if window_opened || credit_opened {
+            self.received.request_feedback(now + self.rtt.smoothed() / 8);
+        }
+    }
+
+    /// The control-stream offset that the peer may send up to.
+    fn control_credit(&self) -> u64 {
+        (self.control_rx.consumed() + self.control_window).max(self.credit_told)
+    }
+}

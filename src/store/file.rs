@@ -1,2 +1,540 @@
-//! Role: the store on disk.
-//! Owns: open files.
+//! Role: the store on disk: runs the jobs of all sessions against one directory, the jail.
+//! Owns: the jail, the scratch area, the batch, and per session its walk, sources, sinks and destination.
+//! Implements: docs/PROTOCOL.md, "Files".
+
+use super::batch::{Batch, What};
+use super::dest::{DestPlan, Space, checked};
+use super::digest::{Layout, sha256};
+use super::error::{busy, digest_mismatch, forbidden, from_io, refuse, wrong_kind};
+use super::jail::{DirCache, DirHandle, Jail, ensure_below, file_type, remove_tree, times_of};
+use super::names::{check_relative, is_below, split_first, split_last};
+use super::partial::{Staged, TempNames, may_place, reserve};
+use super::scratch::Scratch;
+use super::sink::{Sink, set_meta, write_all_at};
+use super::source::{OpenSources, Source};
+use super::walk::{Places, Walk};
+use super::{SessionKey, Store};
+use crate::transfer::MAX_CHUNK_SIZE;
+use crate::transfer::job::{
+    BeginEntry, Dest, Done, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
+};
+use rustix::fs::FileType;
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How a store on disk behaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FileOptions {
+    /// Set aside the whole space of a big file before it comes (fallocate). A file that cannot fit is refused early
+    /// in any case; this also keeps others from taking the space meanwhile, and costs time up front.
+    pub preallocate: bool,
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: cannot be used as the directory for transfers: {source}; name an existing directory")]
+pub struct OpenError {
+    /// As the user named it.
+    path: String,
+    /// What the system said.
+    source: io::Error,
+}
+
+/// A destination in use.
+#[derive(Debug)]
+struct Target {
+    plan: DestPlan,
+    base: Arc<DirHandle>,
+    /// Tells its directories apart in the cache.
+    id: u64,
+}
+
+/// A directory whose end has come while files below it are still open.
+#[derive(Debug)]
+struct WaitingEnd {
+    file: FileId,
+    place: Vec<u8>,
+    shown: Vec<u8>,
+    meta: Meta,
+}
+
+#[derive(Debug, Default)]
+struct SessionState {
+    walk: Walk,
+    sources: HashMap<FileId, Source>,
+    target: Option<Target>,
+    sinks: HashMap<FileId, Sink>,
+    waiting: Vec<WaitingEnd>,
+    /// Scratch trees that it made.
+    scratch: Vec<Vec<u8>>,
+}
+
+/// A store on disk. See the module's head.
+#[derive(Debug)]
+pub struct FileStore {
+    jail: Jail,
+    options: FileOptions,
+    scratch: Scratch,
+    temps: TempNames,
+    sessions: HashMap<SessionKey, SessionState>,
+    open_sources: OpenSources,
+    dirs: DirCache,
+    batch: Batch,
+    next_target: u64,
+}
+
+/// Answers of one job.
+type Answers = Vec<(SessionKey, Done)>;
+
+impl FileStore {
+    /// Opens a store for `dir`, beneath which every path of a peer is resolved.
+    ///
+    /// # Errors
+    /// `dir` is not an existing directory, cannot be opened, or the system gives no random numbers.
+    pub fn open(dir: &Path, options: FileOptions) -> Result<Self, OpenError> {
+        let fail = |source| OpenError { path: dir.display().to_string(), source };
+        let jail = Jail::open(dir).map_err(fail)?;
+        let mut nonce = [0; 8];
+        getrandom::fill(&mut nonce).map_err(|e| fail(io::Error::other(e.to_string())))?;
+        // What a killed process left is in nobody's way: a directory that cannot be cleaned can still be served.
+        if let Err(error) = Scratch::remove_stale(&jail) {
+            log::debug!("stale scratch directories could not be looked for: {error}");
+        }
+        Ok(Self {
+            jail,
+            options,
+            scratch: Scratch::new(nonce),
+            temps: TempNames::new(nonce),
+            sessions: HashMap::new(),
+            open_sources: OpenSources::default(),
+            dirs: DirCache::default(),
+            batch: Batch::default(),
+            next_target: 0,
+        })
+    }
+
+    fn session(&mut self, session: SessionKey) -> &mut SessionState {
+        self.sessions.entry(session).or_default()
+    }
+}
+
+impl Store for FileStore {
+    fn run(&mut self, session: SessionKey, job: Job, done: &mut Answers) {
+        match job {
+            Job::AddRoot(root) => self.session(session).walk.add_root(root),
+            Job::NextEntries { max_entries, inline_max_bytes, list_only } => {
+                let state = self.sessions.entry(session).or_default();
+                let places = Places { jail: &self.jail, scratch: &self.scratch };
+                let (entries, end) = state.walk.next(&places, max_entries, inline_max_bytes, list_only);
+                done.push((session, Done::Entries { entries, end }));
+            }
+            Job::OpenSource { file, root, below, size, meta, chunk_size, compress } => {
+                let state = self.session(session);
+                let shown = state.walk.shown(root, &below);
+                let layout = Layout { size, chunk_size: chunk_size.clamp(1, MAX_CHUNK_SIZE) };
+                state.sources.insert(file, Source::new((root, below, shown), layout, meta, compress));
+            }
+            Job::ReadChunk { file, chunk } => self.read_chunk(session, file, chunk, done),
+            Job::FinishSource { file } => self.finish_source(session, file, done),
+            Job::CloseSource { file } => {
+                self.session(session).sources.remove(&file);
+                self.open_sources.remove(session, file);
+            }
+            Job::SetDest(dest) => {
+                let result = self.set_dest(session, &dest);
+                done.push((session, Done::DestSet(result)));
+            }
+            Job::Begin(entry) => self.begin(session, *entry, done),
+            Job::Write { file, offset, data } => {
+                let answer = |()| Done::Written { file, bytes: data.len() as u64 };
+                self.with_sink(session, file, done, |sink| sink.write(offset, &data).map(answer));
+            }
+            Job::FinishChunk { file, chunk, crc32 } => {
+                let answer = |ok| Done::ChunkStored { file, chunk, ok };
+                self.with_sink(session, file, done, |sink| sink.finish_chunk(chunk, crc32).map(answer));
+            }
+            Job::WriteEncoded { file, chunk, codec, crc32, data } => {
+                let answer = |ok| Done::ChunkStored { file, chunk, ok };
+                self.with_sink(session, file, done, |sink| {
+                    sink.write_encoded(chunk, codec, crc32, &data).map(answer)
+                });
+            }
+            Job::Commit { file, sha256 } => self.commit(session, file, sha256, done),
+            Job::Abort { file, keep_partial } => self.abort(session, file, keep_partial),
+            Job::RemoveScratch(path) => self.remove_scratch(&path),
+            Job::EndSession => self.end_session(session),
+        }
+        if self.batch.is_full() {
+            self.batch.flush(true, done);
+        }
+    }
+
+    fn idle(&mut self, done: &mut Answers) {
+        self.batch.flush(false, done);
+    }
+}
+
+impl Drop for FileStore {
+    fn drop(&mut self) {
+        let sessions: Vec<SessionKey> = self.sessions.keys().copied().collect();
+        for session in sessions {
+            self.end_session(session);
+        }
+        self.scratch.remove(&self.jail);
+    }
+}
+
+/// Sending.
+impl FileStore {
+    /// The source, with its file open.
+    fn open_source(&mut self, session: SessionKey, file: FileId) -> Option<Result<&mut Source, StoreError>> {
+        let state = self.sessions.get_mut(&session)?;
+        let source = state.sources.get_mut(&file)?;
+        if !source.is_open() {
+            let places = Places { jail: &self.jail, scratch: &self.scratch };
+            let shown = state.walk.shown(source.root, &source.below);
+            let opened = state.walk.open_file(&places, source.root, &source.below, &shown);
+            if let Err(error) = opened.and_then(|file| source.set_file(file)) {
+                return Some(Err(error));
+            }
+            if let Some((s, f)) = self.open_sources.push(session, file)
+                && let Some(old) = self.sessions.get_mut(&s).and_then(|state| state.sources.get_mut(&f))
+            {
+                old.close();
+            }
+        }
+        self.sessions.get_mut(&session)?.sources.get_mut(&file).map(Ok)
+    }
+
+    fn read_chunk(&mut self, session: SessionKey, file: FileId, chunk: u64, done: &mut Answers) {
+        let Some(source) = self.open_source(session, file) else { return };
+        let answer = match source.and_then(|source| source.chunk(chunk)) {
+            Ok((plain_bytes, encoded)) => Done::Chunk {
+                file,
+                chunk,
+                codec: encoded.codec,
+                plain_bytes,
+                crc32: encoded.crc32,
+                data: encoded.data,
+            },
+            Err(error) => Done::SourceFailed { file, error },
+        };
+        done.push((session, answer));
+    }
+
+    fn finish_source(&mut self, session: SessionKey, file: FileId, done: &mut Answers) {
+        let Some(source) = self.open_source(session, file) else { return };
+        let result = source.and_then(|source| {
+            let result = source.finish();
+            // Chunks may be asked for again, rarely: then it is opened again.
+            source.close();
+            result
+        });
+        self.open_sources.remove(session, file);
+        let answer = match result {
+            Ok(sha256) => Done::SourceDigest { file, sha256 },
+            Err(error) => Done::SourceFailed { file, error },
+        };
+        done.push((session, answer));
+    }
+}
+
+/// Receiving.
+impl FileStore {
+    fn set_dest(&mut self, session: SessionKey, dest: &Dest) -> Result<(), StoreError> {
+        let (space, path) = checked(dest)?;
+        let fail = |e: io::Error| from_io(path, "cannot be used as the destination", &e);
+        let area = match space {
+            Space::Jail => None,
+            Space::Scratch => Some(self.scratch.area(&self.jail).map_err(fail)?),
+        };
+        let opened = match &area {
+            None => self.jail.open_dir(path),
+            Some(area) => area.open_dir_below(path),
+        };
+        let is_dir = match opened {
+            Ok(_) => true,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => false,
+            Err(e) => return Err(fail(e)),
+        };
+        let plan = DestPlan::new(dest, is_dir)?;
+        let batch = &mut self.batch;
+        let mut touched = |dir| batch.touch(dir);
+        let base = match area {
+            None => self.jail.ensure_dir(&plan.base, &mut touched)?,
+            Some(area) => ensure_below(area, &plan.base, 0o700, path, Some(&mut touched))?,
+        };
+        self.next_target += 1;
+        let target = Target { plan, base, id: self.next_target };
+        let state = self.session(session);
+        if space == Space::Scratch {
+            state.scratch.push(split_first(path).0.to_vec());
+        }
+        if let Some(old) = state.target.replace(target) {
+            self.dirs.forget(Some(old.id));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, session: SessionKey, entry: BeginEntry, done: &mut Answers) {
+        let file = entry.file;
+        let streamed = entry.kind == EntryKind::File && entry.inline.is_none();
+        match self.begin_entry(session, entry, done) {
+            Ok(()) if streamed => {
+                let have = self.session(session).sinks.get(&file).map(Sink::have).unwrap_or_default();
+                done.push((session, Done::Began { file, result: Ok(have) }));
+            }
+            Ok(()) => {}
+            Err(error) if streamed => done.push((session, Done::Began { file, result: Err(error) })),
+            Err(error) => done.push((session, Done::Committed { file, result: Err(error) })),
+        }
+    }
+
+    fn begin_entry(
+        &mut self,
+        session: SessionKey,
+        mut entry: BeginEntry,
+        done: &mut Answers,
+    ) -> Result<(), StoreError> {
+        let state = self.sessions.entry(session).or_default();
+        let Some(target) = &mut state.target else {
+            return Err(refuse(StoreErrorKind::Io, &entry.path, "came before its destination was set"));
+        };
+        let place = target.plan.place(&entry.path, entry.kind)?;
+        if entry.kind == EntryKind::DirEnd {
+            let end = WaitingEnd { file: entry.file, place, shown: entry.path, meta: entry.meta };
+            state.waiting.push(end);
+            self.release_ends(session);
+            return Ok(());
+        }
+        let (above, name) = split_last(&place);
+        let dest = (target.id, &target.base);
+        // What is staged must have its name before anything is put beneath it or over it: a link that was sent
+        // just now must be in the way of an entry that leads through it.
+        let mut found = None;
+        if self.batch.has_staged() {
+            match self.dirs.parent(dest, above, &entry.path, None) {
+                Ok(dir) if self.batch.holds(&dir, name) => self.batch.flush(true, done),
+                Ok(dir) => found = Some(dir),
+                Err(_) => self.batch.flush(true, done),
+            }
+        }
+        let dir = match found {
+            Some(dir) => dir,
+            None => {
+                let batch = &mut self.batch;
+                let mut touched = |dir| batch.touch(dir);
+                self.dirs.parent(dest, above, &entry.path, Some(&mut touched))?
+            }
+        };
+        match entry.kind {
+            EntryKind::Dir => self.make_dir(session, dir, name, entry),
+            EntryKind::Symlink => self.place_link(session, dir, name, entry),
+            _ => match entry.inline.take() {
+                Some(inline) => self.place_inline(session, dir, name, entry, inline),
+                None => self.open_sink(session, dir, &place, entry),
+            },
+        }
+    }
+
+    fn make_dir(
+        &mut self,
+        session: SessionKey,
+        parent: Arc<DirHandle>,
+        name: &[u8],
+        entry: BeginEntry,
+    ) -> Result<(), StoreError> {
+        // Ours to write into until its end comes, whatever its mode will be then.
+        let mode = (entry.meta.mode & 0o777) | 0o700;
+        let fail = |e: io::Error| from_io(&entry.path, "cannot be made", &e);
+        if !parent.make_dir(name, mode).map_err(fail)? {
+            let stat = parent.stat(name).map_err(fail)?;
+            if file_type(&stat) != FileType::Directory {
+                let why = "a file stands where a directory is needed; rename one of them";
+                return Err(wrong_kind(&entry.path, why));
+            }
+        }
+        self.batch.add(session, entry.file, entry.path, What::Made { parent }, 0);
+        Ok(())
+    }
+
+    fn place_link(
+        &mut self,
+        session: SessionKey,
+        dir: Arc<DirHandle>,
+        name: &[u8],
+        entry: BeginEntry,
+    ) -> Result<(), StoreError> {
+        if entry.target.is_empty() || entry.target.contains(&0) {
+            return Err(forbidden(&entry.path, "is a link with an empty target or a NUL byte in it"));
+        }
+        let overwrite = self.overwrite(session);
+        may_place(&dir, name, overwrite, &entry.path)?;
+        let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
+        let staged = Staged::create_link(dir, name, &entry.target, &mut self.temps).map_err(fail)?;
+        // Not every file system keeps times of links: a link without is better than none.
+        let _ = staged.set_link_times(&times_of(&entry.meta));
+        let what = What::Publish { staged, handle: None, locked: false, overwrite, digest: None };
+        self.batch.add(session, entry.file, entry.path, what, 0);
+        Ok(())
+    }
+
+    fn place_inline(
+        &mut self,
+        session: SessionKey,
+        dir: Arc<DirHandle>,
+        name: &[u8],
+        entry: BeginEntry,
+        inline: Inline,
+    ) -> Result<(), StoreError> {
+        let digest = sha256(&inline.data);
+        if digest != inline.sha256 || inline.data.len() as u64 != entry.size {
+            return Err(digest_mismatch(&entry.path));
+        }
+        let overwrite = self.overwrite(session);
+        may_place(&dir, name, overwrite, &entry.path)?;
+        let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
+        let (staged, file) = Staged::create(dir, name, &mut self.temps).map_err(fail)?;
+        let written = write_all_at(&file, 0, &inline.data).and_then(|()| set_meta(&file, &entry.meta));
+        if let Err(error) = written {
+            staged.discard();
+            return Err(fail(error));
+        }
+        let what =
+            What::Publish { staged, handle: Some(file), locked: false, overwrite, digest: Some(digest) };
+        self.batch.add(session, entry.file, entry.path, what, inline.data.len() as u64);
+        Ok(())
+    }
+
+    fn open_sink(
+        &mut self,
+        session: SessionKey,
+        dir: Arc<DirHandle>,
+        place: &[u8],
+        entry: BeginEntry,
+    ) -> Result<(), StoreError> {
+        let shown = entry.path;
+        if entry.chunk_size == 0 || entry.chunk_size > MAX_CHUNK_SIZE {
+            return Err(forbidden(&shown, "was announced with an impossible chunk size"));
+        }
+        if self.session(session).sinks.contains_key(&entry.file) {
+            return Err(busy(&shown));
+        }
+        let overwrite = self.overwrite(session);
+        let name = split_last(place).1;
+        may_place(&dir, name, overwrite, &shown)?;
+        let (staged, file) = Staged::open_partial(dir, name, &shown)?;
+        if let Err(error) = reserve(&file, entry.size, self.options.preallocate, &shown) {
+            staged.discard();
+            return Err(error);
+        }
+        let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
+        let sink = Sink::new((staged, file), layout, (shown, place.to_vec()), entry.meta, overwrite);
+        self.session(session).sinks.insert(entry.file, sink);
+        Ok(())
+    }
+
+    fn overwrite(&mut self, session: SessionKey) -> crate::transfer::job::Overwrite {
+        self.session(session).target.as_ref().map(|t| t.plan.overwrite).unwrap_or_default()
+    }
+
+    /// Runs one step of a file being received; if it fails, the file is dropped, and further jobs for it ignored.
+    fn with_sink(
+        &mut self,
+        session: SessionKey,
+        file: FileId,
+        done: &mut Answers,
+        step: impl FnOnce(&mut Sink) -> Result<Done, StoreError>,
+    ) {
+        let state = self.sessions.entry(session).or_default();
+        let Some(sink) = state.sinks.get_mut(&file) else { return };
+        match step(sink) {
+            Ok(answer) => done.push((session, answer)),
+            Err(error) => {
+                // Without a journal a partial is of no use later, and a full disk needs the room.
+                if let Some(sink) = state.sinks.remove(&file) {
+                    sink.discard();
+                }
+                done.push((session, Done::SinkFailed { file, error }));
+                self.release_ends(session);
+            }
+        }
+    }
+
+    fn commit(&mut self, session: SessionKey, file: FileId, sha256: [u8; 32], done: &mut Answers) {
+        let Some(mut sink) = self.session(session).sinks.remove(&file) else { return };
+        match sink.seal(sha256) {
+            Ok(()) => {
+                let (overwrite, shown) = (sink.overwrite, sink.shown.clone());
+                let (staged, handle) = sink.into_staged();
+                let digest = Some(sha256);
+                let what = What::Publish { staged, handle: Some(handle), locked: true, overwrite, digest };
+                self.batch.add(session, file, shown, what, 0);
+            }
+            Err(error) => {
+                sink.discard();
+                done.push((session, Done::Committed { file, result: Err(error) }));
+            }
+        }
+        self.release_ends(session);
+    }
+
+    fn abort(&mut self, session: SessionKey, file: FileId, keep_partial: bool) {
+        if let Some(sink) = self.session(session).sinks.remove(&file)
+            && !keep_partial
+        {
+            sink.discard();
+        }
+        self.release_ends(session);
+    }
+
+    /// Puts into the batch the directory ends below which no file is open any more. They come after everything
+    /// inside them that is in the batch already, since a batch keeps its order.
+    fn release_ends(&mut self, session: SessionKey) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(target) = &state.target else { return };
+        let waiting = std::mem::take(&mut state.waiting);
+        for end in waiting {
+            if state.sinks.values().any(|sink| is_below(&sink.place, &end.place)) {
+                state.waiting.push(end);
+                continue;
+            }
+            let (above, name) = split_last(&end.place);
+            let parent = self.dirs.parent((target.id, &target.base), above, &end.shown, None);
+            let what = match parent {
+                Ok(parent) => What::End { parent, name: name.to_vec(), meta: end.meta },
+                Err(error) => What::Failed { dir: Arc::clone(&target.base), error },
+            };
+            self.batch.add(session, end.file, end.shown, what, 0);
+        }
+    }
+
+    fn remove_scratch(&mut self, path: &[u8]) {
+        let Some(area) = self.scratch.existing() else { return };
+        if check_relative(path, false).is_err() {
+            return;
+        }
+        let (above, name) = split_last(path);
+        let removed = area.open_dir_below(above).and_then(|dir| remove_tree(&dir, name));
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::warn!("an echo copy could not be removed: {error}");
+        }
+    }
+
+    fn end_session(&mut self, session: SessionKey) {
+        self.batch.drop_session(session);
+        self.open_sources.remove_session(session);
+        let Some(state) = self.sessions.remove(&session) else { return };
+        if let Some(target) = &state.target {
+            self.dirs.forget(Some(target.id));
+        }
+        drop(state.sinks);
+        for path in state.scratch {
+            self.remove_scratch(&path);
+        }
+    }
+}

@@ -4,8 +4,19 @@
 
 use crate::transfer::job::{Done, Job};
 
+mod batch;
+mod dest;
+mod digest;
+mod error;
 pub mod file;
+mod jail;
 pub mod memory;
+mod names;
+mod partial;
+mod scratch;
+mod sink;
+mod source;
+mod walk;
 
 /// Tells apart the sessions that share one store; chosen by the endpoint, never reused.
 pub type SessionKey = u64;

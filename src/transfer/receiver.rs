@@ -1,1 +1,600 @@
-//! Role: see docs. (being written)
+//! Role: the receiving side of a transfer: manifest entries, chunk assembly, writes, results.
+//! Owns: entries without a result, chunks in assembly, the bytes of this session that wait for the store.
+//! Implements: docs/PROTOCOL.md, "Transfer", "Flow control".
+
+use super::job::{BeginEntry, ChunkCodec, Dest, Done, EntryKind, FileId, Job, SourceEntry, StoreError, StoreErrorKind};
+use super::sender::MAX_UNRESOLVED;
+use crate::arq::rangeset::RangeSet;
+use crate::session::event::{Direction, Event};
+use crate::wire::MAX_HAVE_RANGES;
+use crate::wire::frame::Segment;
+use crate::wire::message::Message;
+use bytes::Bytes;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
+
+/// Most chunks in assembly at once in one session; a sender holds its chunks in memory too, so an honest one has fewer.
+pub const MAX_OPEN_CHUNKS: usize = 4096;
+/// Segments that came before their manifest entry are kept up to this many bytes.
+pub const MAX_EARLY_BYTES: usize = 2 << 20;
+/// Contiguous segments are joined into one write of up to this size.
+const WRITE_JOIN_BYTES: usize = 256 * 1024;
+/// What one entry, chunk or early segment costs beside its bytes, for the budget.
+const OVERHEAD_BYTES: u64 = 128;
+
+/// Whether a segment could be taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// Taken, or not needed any more.
+    Yes,
+    /// No room now: treat its packet as not received; it will be repaired.
+    NotNow,
+    /// It contradicts the manifest.
+    Violation(&'static str),
+}
+
+#[derive(Debug)]
+struct Assembly {
+    generation: u32,
+    encoded: Option<(ChunkCodec, u32)>,
+    received: RangeSet,
+    crc32: Option<u32>,
+    data: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    path: Vec<u8>,
+    kind: EntryKind,
+    size: u64,
+    chunk_size: u32,
+    inline_bytes: u64,
+    open: HashMap<u64, Assembly>,
+    finishing: HashMap<u64, u32>,
+    stored: RangeSet,
+    /// The least generation wanted of chunks that came wrong.
+    wanted_generation: HashMap<u64, u32>,
+    digest: Option<[u8; 32]>,
+    commit_asked: bool,
+    counted_bytes: u64,
+}
+
+impl Incoming {
+    fn is_chunked(&self) -> bool {
+        self.chunk_size > 0
+    }
+
+    fn chunk_count(&self) -> u64 {
+        if self.is_chunked() { self.size.div_ceil(self.chunk_size.into()) } else { 0 }
+    }
+
+    fn plain_bytes(&self, chunk: u64) -> u64 {
+        (self.size - chunk * u64::from(self.chunk_size)).min(self.chunk_size.into())
+    }
+}
+
+#[derive(Debug)]
+struct Early {
+    file: u64,
+    chunk: u64,
+    offset: u32,
+    generation: u32,
+    encoded: Option<(ChunkCodec, u32)>,
+    crc32: Option<u32>,
+    data: Vec<u8>,
+}
+
+/// Figures of the receiving side.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReceiverCounters {
+    /// File bytes announced.
+    pub bytes_total: u64,
+    /// File bytes stored.
+    pub bytes_done: u64,
+    /// Plain bytes of stored chunks.
+    pub chunk_bytes_plain: u64,
+    /// What they were on the wire.
+    pub chunk_bytes_encoded: u64,
+}
+
+/// The receiving side of one session.
+#[derive(Debug)]
+pub struct Receiver {
+    budget_bytes: u64,
+    /// Listing: entries become events, nothing is stored.
+    listing: bool,
+    max_file_bytes: u64,
+    next_id: u64,
+    entries: HashMap<u64, Incoming>,
+    early: VecDeque<Early>,
+    early_bytes: usize,
+    join: Option<(FileId, u64, Vec<u8>)>,
+    /// Bytes on their way to the store.
+    queued_bytes: u64,
+    /// Inline contents on their way to the store.
+    inline_bytes: u64,
+    /// Encoded chunks in assembly or on their way to the store.
+    reserved_bytes: u64,
+    open_chunks: usize,
+    manifest_end: bool,
+    counters: ReceiverCounters,
+    jobs: VecDeque<Job>,
+    outbox: VecDeque<Message>,
+    events: VecDeque<Event>,
+}
+
+impl Receiver {
+    /// Nothing received. `budget_bytes`: this session's share of the receive budget.
+    pub fn new(budget_bytes: u64) -> Self {
+        Self {
+            budget_bytes,
+            listing: false,
+            max_file_bytes: u64::MAX,
+            next_id: 0,
+            entries: HashMap::new(),
+            early: VecDeque::new(),
+            early_bytes: 0,
+            join: None,
+            queued_bytes: 0,
+            inline_bytes: 0,
+            reserved_bytes: 0,
+            open_chunks: 0,
+            manifest_end: false,
+            counters: ReceiverCounters::default(),
+            jobs: VecDeque::new(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Entries become `Event::Listed`.
+    pub fn set_listing(&mut self) {
+        self.listing = true;
+    }
+
+    /// Files above this are refused.
+    pub fn set_max_file_bytes(&mut self, bytes: u64) {
+        self.max_file_bytes = bytes;
+    }
+
+    /// This session's share of the receive budget changed.
+    pub fn set_budget(&mut self, bytes: u64) {
+        self.budget_bytes = bytes;
+    }
+
+    /// Where entries go; must precede them.
+    pub fn set_dest(&mut self, dest: Dest) {
+        self.jobs.push_back(Job::SetDest(dest));
+    }
+
+    /// Next job for the store; joined writes are flushed when nothing else is left.
+    pub fn poll_job(&mut self) -> Option<Job> {
+        if self.jobs.is_empty() {
+            self.flush_join();
+        }
+        self.jobs.pop_front()
+    }
+
+    /// Next message for the control stream.
+    pub fn poll_message(&mut self) -> Option<Message> {
+        self.outbox.pop_front()
+    }
+
+    /// Next event for the application.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Figures.
+    pub fn counters(&self) -> ReceiverCounters {
+        self.counters
+    }
+
+    /// Whether the manifest ended and every entry has its result.
+    pub fn is_finished(&self) -> bool {
+        self.manifest_end && self.entries.is_empty()
+    }
+
+    /// Bytes of this session waiting in memory.
+    pub fn used_bytes(&self) -> u64 {
+        self.queued_bytes + self.inline_bytes + self.reserved_bytes + self.early_bytes as u64
+    }
+
+    /// Segment bytes that may be in flight towards us.
+    pub fn window_bytes(&self) -> u64 {
+        self.budget_bytes.saturating_sub(self.used_bytes())
+    }
+
+    /// Whether manifest entries should wait: the store has enough inline contents to work on.
+    pub fn is_congested(&self) -> bool {
+        self.inline_bytes > self.budget_bytes / 2 || self.entries.len() >= MAX_UNRESOLVED
+    }
+
+    /// A message from the sender. `Err`: a protocol error.
+    pub fn handle_message(&mut self, message: Message) -> Result<(), &'static str> {
+        match message {
+            Message::Entry(e) => self.on_entry(*e)?,
+            Message::EntryFailed { path, error } => self.events.push_back(Event::EntryFinished {
+                direction: Direction::Receiving,
+                file: FileId(u64::MAX),
+                path,
+                kind: EntryKind::File,
+                bytes: 0,
+                sha256: None,
+                error: Some(error),
+            }),
+            Message::ManifestEnd => self.manifest_end = true,
+            Message::Digest { file, sha256 } => {
+                if file.0 >= self.next_id {
+                    return Err("digest of an unknown file");
+                }
+                if let Some(e) = self.entries.get_mut(&file.0) {
+                    e.digest = Some(sha256);
+                }
+                self.commit_if_whole(file);
+            }
+            Message::Abandon { file, error } => {
+                if file.0 >= self.next_id {
+                    return Err("abandoning an unknown file");
+                }
+                if self.entries.contains_key(&file.0) {
+                    self.jobs.push_back(Job::Abort { file, keep_partial: false });
+                    self.resolve(file, Err(error), false);
+                }
+            }
+            _ => return Err("message of the wrong direction"),
+        }
+        Ok(())
+    }
+
+    fn on_entry(&mut self, e: BeginEntry) -> Result<(), &'static str> {
+        if self.manifest_end || e.file.0 != self.next_id {
+            return Err("manifest out of order");
+        }
+        self.next_id += 1;
+        if self.listing {
+            self.events.push_back(Event::Listed(SourceEntry {
+                root: 0,
+                below: Vec::new(),
+                path: e.path,
+                kind: e.kind,
+                meta: e.meta,
+                size: e.size,
+                target: e.target,
+                inline: None,
+            }));
+            return Ok(());
+        }
+        if self.entries.len() >= 2 * MAX_UNRESOLVED {
+            return Err("more unanswered entries than the window allows");
+        }
+        let chunked = e.kind == EntryKind::File && e.inline.is_none();
+        let inline_bytes = e.inline.as_ref().map_or(OVERHEAD_BYTES, |i| i.data.len() as u64 + OVERHEAD_BYTES);
+        self.inline_bytes += inline_bytes;
+        if e.kind == EntryKind::File {
+            self.counters.bytes_total += e.size;
+        }
+        let file = e.file;
+        self.entries.insert(
+            file.0,
+            Incoming {
+                path: e.path.clone(),
+                kind: e.kind,
+                size: e.size,
+                chunk_size: if chunked { e.chunk_size } else { 0 },
+                inline_bytes,
+                open: HashMap::new(),
+                finishing: HashMap::new(),
+                stored: RangeSet::new(),
+                wanted_generation: HashMap::new(),
+                digest: None,
+                commit_asked: false,
+                counted_bytes: 0,
+            },
+        );
+        if e.size > self.max_file_bytes {
+            let message = format!(
+                "{}: {} bytes are more than this server accepts for one file",
+                String::from_utf8_lossy(&e.path),
+                e.size
+            );
+            self.resolve(file, Err(StoreError { kind: StoreErrorKind::Limit, message }), true);
+            return Ok(());
+        }
+        if chunked {
+            self.events.push_back(Event::FileStarted {
+                direction: Direction::Receiving,
+                file,
+                path: e.path.clone(),
+                bytes: e.size,
+            });
+        }
+        self.jobs.push_back(Job::Begin(Box::new(e)));
+        self.replay_early(file)
+    }
+
+    /// Takes in the segments that came before their entry.
+    fn replay_early(&mut self, file: FileId) -> Result<(), &'static str> {
+        if self.early.is_empty() {
+            return Ok(());
+        }
+        let (mine, others) = std::mem::take(&mut self.early).into_iter().partition(|e| e.file == file.0);
+        self.early = others;
+        let mine: VecDeque<Early> = mine;
+        for e in mine {
+            self.early_bytes -= e.data.len() + OVERHEAD_BYTES as usize;
+            let accept = self.on_segment(&Segment {
+                file: e.file,
+                chunk: e.chunk,
+                offset: e.offset,
+                generation: e.generation,
+                encoded: e.encoded,
+                crc32: e.crc32,
+                data: &e.data,
+            });
+            match accept {
+                Accept::Yes => {}
+                Accept::Violation(what) => return Err(what),
+                // It was acknowledged already: ask for the whole chunk again rather than lose it.
+                Accept::NotNow => self.ask_again(file, e.chunk, e.generation),
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_again(&mut self, file: FileId, chunk: u64, generation: u32) {
+        if let Some(i) = self.entries.get_mut(&file.0) {
+            let wanted = i.wanted_generation.entry(chunk).or_insert(0);
+            if *wanted <= generation {
+                *wanted = generation + 1;
+                self.outbox.push_back(Message::Resend { file, chunk });
+            }
+        }
+    }
+
+    /// A segment arrived.
+    pub fn on_segment(&mut self, s: &Segment<'_>) -> Accept {
+        if self.listing {
+            return Accept::Violation("a segment in a listing");
+        }
+        if s.file >= self.next_id {
+            return self.keep_early(s);
+        }
+        let file = FileId(s.file);
+        let Some(e) = self.entries.get_mut(&s.file) else { return Accept::Yes };
+        if s.chunk >= e.chunk_count() {
+            return Accept::Violation("a segment beyond the end of its file");
+        }
+        if e.stored.contains(s.chunk)
+            || e.finishing.contains_key(&s.chunk)
+            || e.wanted_generation.get(&s.chunk).is_some_and(|g| s.generation < *g)
+        {
+            return Accept::Yes;
+        }
+        let plain = e.plain_bytes(s.chunk);
+        let total = s.encoded.map_or(plain, |(_, n)| n.into());
+        let end = u64::from(s.offset) + s.data.len() as u64;
+        if end > total || total > plain || (end == total) != s.crc32.is_some() {
+            return Accept::Violation("a segment that does not fit its chunk");
+        }
+        let reserve = s.encoded.map_or(0, |(_, n)| u64::from(n));
+        let known = e.open.get(&s.chunk);
+        if known.is_none_or(|a| a.generation < s.generation) {
+            let held = known.map_or(0, |a| a.data.len() as u64);
+            if known.is_none() && self.open_chunks >= MAX_OPEN_CHUNKS {
+                return Accept::NotNow;
+            }
+            if self.reserved_bytes > 0 && self.reserved_bytes + reserve > self.budget_bytes.max(held) {
+                return Accept::NotNow;
+            }
+            self.open_chunks += usize::from(known.is_none());
+            self.reserved_bytes = self.reserved_bytes + reserve - held;
+            let fresh = Assembly {
+                generation: s.generation,
+                encoded: s.encoded,
+                received: RangeSet::new(),
+                crc32: None,
+                data: vec![0; reserve as usize],
+            };
+            e.open.insert(s.chunk, fresh);
+        }
+        // Twice the budget is more than an honest sender can have in flight.
+        if s.encoded.is_none() && self.queued_bytes + s.data.len() as u64 > 2 * self.budget_bytes {
+            return Accept::NotNow;
+        }
+        self.place_segment(file, s, total)
+    }
+
+    fn place_segment(&mut self, file: FileId, s: &Segment<'_>, total: u64) -> Accept {
+        let Some(e) = self.entries.get_mut(&file.0) else { return Accept::Yes };
+        let Some(a) = e.open.get_mut(&s.chunk) else { return Accept::Yes };
+        if s.generation < a.generation {
+            return Accept::Yes;
+        }
+        if a.encoded != s.encoded {
+            return Accept::Violation("a chunk that changes its encoding within a generation");
+        }
+        a.crc32 = a.crc32.or(s.crc32);
+        let range = u64::from(s.offset)..u64::from(s.offset) + s.data.len() as u64;
+        let fresh = a.received.insert(range.clone()) > 0;
+        let raw = s.encoded.is_none();
+        if fresh && !raw {
+            a.data[range.start as usize..range.end as usize].copy_from_slice(s.data);
+        }
+        let whole = a.received.contains_range(0..total);
+        let file_offset = s.chunk * u64::from(e.chunk_size) + range.start;
+        if fresh && raw {
+            self.queue_write(file, file_offset, s.data);
+        }
+        if whole {
+            self.finish_chunk(file, s.chunk);
+        }
+        Accept::Yes
+    }
+
+    fn finish_chunk(&mut self, file: FileId, chunk: u64) {
+        let Some(e) = self.entries.get_mut(&file.0) else { return };
+        let Some(a) = e.open.remove(&chunk) else { return };
+        self.open_chunks -= 1;
+        e.finishing.insert(chunk, a.generation);
+        let crc32 = a.crc32.unwrap_or_default();
+        let plain = e.plain_bytes(chunk);
+        self.counters.chunk_bytes_plain += plain;
+        match a.encoded {
+            None => {
+                self.counters.chunk_bytes_encoded += plain;
+                self.flush_join();
+                self.jobs.push_back(Job::FinishChunk { file, chunk, crc32 });
+            }
+            Some((codec, bytes)) => {
+                self.counters.chunk_bytes_encoded += u64::from(bytes);
+                self.reserved_bytes -= u64::from(bytes);
+                self.queued_bytes += u64::from(bytes);
+                self.jobs.push_back(Job::WriteEncoded { file, chunk, codec, crc32, data: Bytes::from(a.data) });
+            }
+        }
+    }
+
+    fn keep_early(&mut self, s: &Segment<'_>) -> Accept {
+        let cost = s.data.len() + OVERHEAD_BYTES as usize;
+        let room = MAX_EARLY_BYTES.min(self.budget_bytes as usize / 2);
+        if self.manifest_end {
+            return Accept::Violation("a segment of a file that is not in the manifest");
+        }
+        if self.early_bytes + cost > room || s.file > self.next_id + MAX_UNRESOLVED as u64 {
+            return Accept::NotNow;
+        }
+        self.early_bytes += cost;
+        self.early.push_back(Early {
+            file: s.file,
+            chunk: s.chunk,
+            offset: s.offset,
+            generation: s.generation,
+            encoded: s.encoded,
+            crc32: s.crc32,
+            data: s.data.to_vec(),
+        });
+        Accept::Yes
+    }
+
+    fn queue_write(&mut self, file: FileId, offset: u64, data: &[u8]) {
+        self.queued_bytes += data.len() as u64;
+        if let Some((f, start, joined)) = &mut self.join {
+            if *f == file
+                && *start + joined.len() as u64 == offset
+                && joined.len() + data.len() <= WRITE_JOIN_BYTES
+            {
+                joined.extend_from_slice(data);
+                return;
+            }
+        }
+        self.flush_join();
+        let mut joined = Vec::with_capacity(data.len().max(64 * 1024));
+        joined.extend_from_slice(data);
+        self.join = Some((file, offset, joined));
+    }
+
+    fn flush_join(&mut self) {
+        if let Some((file, offset, data)) = self.join.take() {
+            self.jobs.push_back(Job::Write { file, offset, data: Bytes::from(data) });
+        }
+    }
+
+    /// Answers of the store that concern receiving.
+    pub fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Began { file, result } => match result {
+                Ok(have) => self.on_have(file, have),
+                Err(e) => self.resolve(file, Err(e), true),
+            },
+            Done::Written { bytes, .. } => self.queued_bytes = self.queued_bytes.saturating_sub(bytes),
+            Done::ChunkStored { file, chunk, ok } => self.on_chunk_stored(file, chunk, ok),
+            Done::SinkFailed { file, error } => {
+                if self.entries.contains_key(&file.0) {
+                    self.jobs.push_back(Job::Abort { file, keep_partial: true });
+                    self.resolve(file, Err(error), true);
+                }
+            }
+            Done::Committed { file, result } => self.resolve(file, result, true),
+            _ => {}
+        }
+    }
+
+    fn on_have(&mut self, file: FileId, have: Vec<Range<u64>>) {
+        let Some(e) = self.entries.get_mut(&file.0) else { return };
+        for r in &have {
+            e.stored.insert(r.clone());
+            let bytes = (r.end * u64::from(e.chunk_size)).min(e.size) - r.start * u64::from(e.chunk_size);
+            e.counted_bytes += bytes;
+            self.counters.bytes_done += bytes;
+        }
+        for ranges in have.chunks(MAX_HAVE_RANGES) {
+            self.outbox.push_back(Message::Have { file, ranges: ranges.to_vec() });
+        }
+        self.commit_if_whole(file);
+    }
+
+    fn on_chunk_stored(&mut self, file: FileId, chunk: u64, ok: bool) {
+        let Some(e) = self.entries.get_mut(&file.0) else { return };
+        let Some(generation) = e.finishing.remove(&chunk) else { return };
+        if ok {
+            let bytes = e.plain_bytes(chunk);
+            e.counted_bytes += bytes;
+            self.counters.bytes_done += bytes;
+            e.stored.insert(chunk..chunk + 1);
+            e.wanted_generation.remove(&chunk);
+            self.commit_if_whole(file);
+        } else {
+            self.ask_again(file, chunk, generation);
+        }
+    }
+
+    fn commit_if_whole(&mut self, file: FileId) {
+        let Some(e) = self.entries.get_mut(&file.0) else { return };
+        let Some(sha256) = e.digest else { return };
+        if e.is_chunked() && !e.commit_asked && e.stored.contains_range(0..e.chunk_count()) {
+            e.commit_asked = true;
+            self.jobs.push_back(Job::Commit { file, sha256 });
+        }
+    }
+
+    /// An entry is done for good; `tell`: the sender does not know yet.
+    fn resolve(&mut self, file: FileId, result: Result<Option<[u8; 32]>, StoreError>, tell: bool) {
+        let Some(e) = self.entries.remove(&file.0) else { return };
+        self.inline_bytes -= e.inline_bytes;
+        self.open_chunks -= e.open.len();
+        self.reserved_bytes -= e.open.values().map(|a| a.data.len() as u64).sum::<u64>();
+        if self.join.as_ref().is_some_and(|(f, ..)| *f == file) {
+            if let Some((_, _, data)) = self.join.take() {
+                self.queued_bytes = self.queued_bytes.saturating_sub(data.len() as u64);
+            }
+        }
+        self.counters.bytes_done += e.size - e.counted_bytes.min(e.size);
+        if tell {
+            self.outbox.push_back(Message::Result { file, result: result.clone() });
+        }
+        let (sha256, error) = match result {
+            Ok(digest) => (digest, None),
+            Err(e) => (None, Some(e)),
+        };
+        self.events.push_back(Event::EntryFinished {
+            direction: Direction::Receiving,
+            file,
+            path: e.path,
+            kind: e.kind,
+            bytes: if e.kind == EntryKind::File { e.size } else { 0 },
+            sha256,
+            error,
+        });
+    }
+
+    /// Files with anything open, for tests of bounds.
+    pub fn open_entries(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Ids of the entries without a result, for the report of a broken session.
+    pub fn unresolved(&self) -> HashSet<u64> {
+        self.entries.keys().copied().collect()
+    }
+}

@@ -1,1 +1,622 @@
-//! Role: see docs. (being written)
+//! Role: the sending side of a transfer: walks sources, streams the manifest, encodes chunks ahead, cuts segments.
+//! Owns: entries without a result, encoded chunks until they are acknowledged, the repair queue.
+//! Implements: docs/PROTOCOL.md, "Transfer", "Segments".
+
+use super::job::{ChunkCodec, Compression, Done, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot, StoreError, StoreErrorKind};
+use super::job::{BeginEntry, Meta};
+use crate::arq::rangeset::RangeSet;
+use crate::arq::sent::SegmentRef;
+use crate::session::event::{Direction, Event};
+use crate::wire::frame::Segment;
+use crate::wire::message::Message;
+use crate::wire::{MAX_INLINE_BYTES, buf::varint_len};
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+/// Most entries announced and not yet answered: the manifest's window.
+pub const MAX_UNRESOLVED: usize = 8192;
+/// Entries asked of a walk at once.
+const WALK_BATCH: usize = 256;
+/// The manifest stays so far ahead of what the control stream has sent; enough for 10 ms at 400 Mbit/s.
+const MANIFEST_AHEAD_BYTES: u64 = 512 * 1024;
+/// Chunks being read at once; the disk thread works in order, so this is only a queue length.
+const MAX_READS: usize = 16;
+/// A segment is not worth a frame below this room, except at a chunk's end.
+const MIN_SEGMENT_ROOM: usize = 64;
+
+/// One encoded chunk on its way.
+#[derive(Debug)]
+struct SendChunk {
+    file: FileId,
+    chunk: u64,
+    generation: u32,
+    codec: ChunkCodec,
+    plain_bytes: u32,
+    crc32: u32,
+    data: Bytes,
+    next_offset: u32,
+    acked: RangeSet,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    epoch: u32,
+    chunk: Option<SendChunk>,
+}
+
+/// What is left to do for a file that does not ride inline.
+#[derive(Debug)]
+struct Chunked {
+    chunk_count: u64,
+    chunk_size: u32,
+    next_read: u64,
+    have: RangeSet,
+    finish_asked: bool,
+    /// Generations of chunks that were asked for again.
+    generations: HashMap<u64, u32>,
+}
+
+/// An announced entry without a result.
+#[derive(Debug)]
+struct Outgoing {
+    path: Vec<u8>,
+    kind: EntryKind,
+    size: u64,
+    sha256: Option<[u8; 32]>,
+    counted_bytes: u64,
+    chunked: Option<Chunked>,
+}
+
+/// The sending side of one session.
+#[derive(Debug)]
+pub struct Sender {
+    chunk_size: u32,
+    compress: Compression,
+    list_only: bool,
+    budget_bytes: u64,
+    roots_added: bool,
+    roots_open: bool,
+    walk_busy: bool,
+    walk_end: bool,
+    found: VecDeque<Result<SourceEntry, EntryError>>,
+    next_id: u64,
+    unresolved: HashMap<u64, Outgoing>,
+    /// Files with chunks still to be read, in order.
+    reading: VecDeque<FileId>,
+    reads_out: usize,
+    held_bytes: u64,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    fresh: VecDeque<u32>,
+    repairs: VecDeque<SegmentRef>,
+    manifest_end_sent: bool,
+    counters: SenderCounters,
+    jobs: VecDeque<Job>,
+    outbox: VecDeque<Message>,
+    events: VecDeque<Event>,
+}
+
+/// Figures of the sending side.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SenderCounters {
+    /// File bytes announced.
+    pub bytes_total: u64,
+    /// File bytes acknowledged.
+    pub bytes_done: u64,
+    /// Plain bytes of encoded chunks.
+    pub chunk_bytes_plain: u64,
+    /// What they became.
+    pub chunk_bytes_encoded: u64,
+}
+
+impl Sender {
+    /// Nothing to send yet. `budget_bytes` bounds the encoded chunks held.
+    pub fn new(chunk_size: u32, compress: Compression, budget_bytes: u64) -> Self {
+        Self {
+            chunk_size,
+            compress,
+            list_only: false,
+            budget_bytes,
+            roots_added: false,
+            roots_open: true,
+            walk_busy: false,
+            walk_end: true,
+            found: VecDeque::new(),
+            next_id: 0,
+            unresolved: HashMap::new(),
+            reading: VecDeque::new(),
+            reads_out: 0,
+            held_bytes: 0,
+            slots: Vec::new(),
+            free: Vec::new(),
+            fresh: VecDeque::new(),
+            repairs: VecDeque::new(),
+            manifest_end_sent: false,
+            counters: SenderCounters::default(),
+            jobs: VecDeque::new(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// What the receiver wishes for (a GET).
+    pub fn set_wishes(&mut self, chunk_size: u32, compress: Compression) {
+        (self.chunk_size, self.compress) = (chunk_size, compress);
+    }
+
+    /// One level, names only (a LIST).
+    pub fn set_list_only(&mut self) {
+        self.list_only = true;
+    }
+
+    /// Share of the process's send budget.
+    pub fn set_budget(&mut self, bytes: u64) {
+        self.budget_bytes = bytes;
+    }
+
+    /// Adds a tree to be sent.
+    pub fn add_root(&mut self, root: SourceRoot) {
+        self.jobs.push_back(Job::AddRoot(root));
+        self.walk_end = false;
+        self.roots_added = true;
+    }
+
+    /// No more roots will come: the manifest ends when they are walked.
+    pub fn finish_roots(&mut self) {
+        self.roots_open = false;
+    }
+
+    /// Next job for the store.
+    pub fn poll_job(&mut self) -> Option<Job> {
+        self.jobs.pop_front()
+    }
+
+    /// Next message for the control stream.
+    pub fn poll_message(&mut self) -> Option<Message> {
+        self.outbox.pop_front()
+    }
+
+    /// Next event for the application.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Figures.
+    pub fn counters(&self) -> SenderCounters {
+        self.counters
+    }
+
+    /// Whether the manifest ended and every entry has its result.
+    pub fn is_finished(&self) -> bool {
+        self.manifest_end_sent && self.unresolved.is_empty()
+    }
+
+    /// Whether all data was sent at least once and nothing more will come: the tail.
+    pub fn is_tail(&self) -> bool {
+        self.manifest_end_sent && self.reading.is_empty() && self.reads_out == 0 && self.fresh.is_empty()
+    }
+
+    /// Keeps walk, manifest and read-ahead going. `control_unsent`: bytes waiting in the control stream.
+    pub fn pump(&mut self, mut control_unsent: u64) {
+        if !self.walk_busy && !self.walk_end && self.found.is_empty() && self.unresolved.len() < MAX_UNRESOLVED {
+            self.walk_busy = true;
+            self.jobs.push_back(Job::NextEntries {
+                max_entries: WALK_BATCH,
+                inline_max_bytes: MAX_INLINE_BYTES as u64,
+                list_only: self.list_only,
+            });
+        }
+        while control_unsent < MANIFEST_AHEAD_BYTES && self.unresolved.len() < MAX_UNRESOLVED {
+            let Some(found) = self.found.pop_front() else { break };
+            control_unsent += match found {
+                Ok(entry) => self.announce(entry),
+                Err(e) => {
+                    let n = e.path.len() as u64;
+                    self.fail_entry(e);
+                    n
+                }
+            };
+        }
+        if !self.manifest_end_sent
+            && !self.roots_open
+            && self.walk_end
+            && !self.walk_busy
+            && self.found.is_empty()
+        {
+            self.manifest_end_sent = true;
+            self.outbox.push_back(Message::ManifestEnd);
+        }
+        self.read_ahead();
+    }
+
+    fn fail_entry(&mut self, e: EntryError) {
+        self.outbox.push_back(Message::EntryFailed { path: e.path.clone(), error: e.error.clone() });
+        self.events.push_back(Event::EntryFinished {
+            direction: Direction::Sending,
+            file: FileId(u64::MAX),
+            path: e.path,
+            kind: EntryKind::File,
+            bytes: 0,
+            sha256: None,
+            error: Some(e.error),
+        });
+    }
+
+    /// Gives an entry its id and announces it; returns about how many bytes that takes.
+    fn announce(&mut self, e: SourceEntry) -> u64 {
+        let file = FileId(self.next_id);
+        self.next_id += 1;
+        let is_file = e.kind == EntryKind::File;
+        let chunked = is_file && e.inline.is_none() && !self.list_only;
+        let weight = 64 + e.path.len() as u64 + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
+        if is_file && !self.list_only {
+            self.counters.bytes_total += e.size;
+        }
+        if chunked {
+            self.open_chunked(file, &e);
+        }
+        self.unresolved.insert(
+            file.0,
+            Outgoing {
+                path: e.path.clone(),
+                kind: e.kind,
+                size: if is_file { e.size } else { 0 },
+                sha256: e.inline.as_ref().map(|i| i.sha256),
+                counted_bytes: 0,
+                chunked: chunked.then(|| Chunked {
+                    chunk_count: e.size.div_ceil(self.chunk_size.into()),
+                    chunk_size: self.chunk_size,
+                    next_read: 0,
+                    have: RangeSet::new(),
+                    finish_asked: false,
+                    generations: HashMap::new(),
+                }),
+            },
+        );
+        if self.list_only {
+            // A listing is not answered entry by entry.
+            self.unresolved.remove(&file.0);
+        }
+        self.outbox.push_back(Message::Entry(Box::new(BeginEntry {
+            file,
+            path: e.path,
+            kind: e.kind,
+            meta: e.meta,
+            size: e.size,
+            chunk_size: self.chunk_size,
+            target: e.target,
+            inline: e.inline,
+        })));
+        weight
+    }
+
+    fn open_chunked(&mut self, file: FileId, e: &SourceEntry) {
+        self.jobs.push_back(Job::OpenSource {
+            file,
+            root: e.root,
+            below: e.below.clone(),
+            size: e.size,
+            meta: Meta { ..e.meta },
+            chunk_size: self.chunk_size,
+            compress: self.compress,
+        });
+        self.reading.push_back(file);
+        self.events.push_back(Event::FileStarted {
+            direction: Direction::Sending,
+            file,
+            path: e.path.clone(),
+            bytes: e.size,
+        });
+    }
+
+    /// Asks for chunks as far as the budget goes; one chunk is always allowed.
+    fn read_ahead(&mut self) {
+        while let Some(&file) = self.reading.front() {
+            let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) else {
+                self.reading.pop_front();
+                continue;
+            };
+            if let Some(gap) = c.have.first_gap(c.next_read..c.chunk_count) {
+                let fits = self.held_bytes + u64::from(c.chunk_size) <= self.budget_bytes;
+                if self.reads_out >= MAX_READS || !fits && self.held_bytes > 0 {
+                    return;
+                }
+                c.next_read = gap.start + 1;
+                self.reads_out += 1;
+                self.held_bytes += u64::from(c.chunk_size);
+                self.jobs.push_back(Job::ReadChunk { file, chunk: gap.start });
+            } else {
+                self.reading.pop_front();
+                if !c.finish_asked {
+                    c.finish_asked = true;
+                    self.jobs.push_back(Job::FinishSource { file });
+                }
+            }
+        }
+    }
+
+    /// Answers of the store that concern sending.
+    pub fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Entries { entries, end } => {
+                self.walk_busy = false;
+                self.walk_end = end;
+                self.found.extend(entries);
+            }
+            Done::Chunk { file, chunk, codec, plain_bytes, crc32, data } => {
+                self.on_chunk(SendChunk {
+                    file,
+                    chunk,
+                    generation: 0,
+                    codec,
+                    plain_bytes,
+                    crc32,
+                    data,
+                    next_offset: 0,
+                    acked: RangeSet::new(),
+                });
+            }
+            Done::SourceDigest { file, sha256 } => {
+                if let Some(o) = self.unresolved.get_mut(&file.0) {
+                    o.sha256 = Some(sha256);
+                    self.outbox.push_back(Message::Digest { file, sha256 });
+                }
+            }
+            Done::SourceFailed { file, error } => {
+                // The read that failed will not answer any more.
+                self.reads_out = self.reads_out.saturating_sub(1);
+                self.held_bytes = self.held_bytes.saturating_sub(self.chunk_size.into());
+                if self.unresolved.contains_key(&file.0) {
+                    self.outbox.push_back(Message::Abandon { file, error: error.clone() });
+                    self.resolve(file, Err(error));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_chunk(&mut self, mut c: SendChunk) {
+        self.reads_out = self.reads_out.saturating_sub(1);
+        let Some(f) = self.unresolved.get(&c.file.0).and_then(|o| o.chunked.as_ref()) else {
+            self.held_bytes = self.held_bytes.saturating_sub(self.chunk_size.into());
+            return;
+        };
+        // The budget was charged a whole chunk; from here on what is really held counts.
+        self.held_bytes = self.held_bytes.saturating_sub(f.chunk_size.into());
+        if f.have.contains(c.chunk) {
+            return;
+        }
+        c.generation = f.generations.get(&c.chunk).copied().unwrap_or(0);
+        self.held_bytes += c.data.len() as u64;
+        self.counters.chunk_bytes_plain += u64::from(c.plain_bytes);
+        self.counters.chunk_bytes_encoded += c.data.len() as u64;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() as u32 - 1
+        });
+        self.slots[slot as usize].chunk = Some(c);
+        self.fresh.push_back(slot);
+    }
+
+    fn release(&mut self, slot: u32) {
+        let s = &mut self.slots[slot as usize];
+        if let Some(c) = s.chunk.take() {
+            self.held_bytes = self.held_bytes.saturating_sub(c.data.len() as u64);
+            s.epoch = s.epoch.wrapping_add(1);
+            self.free.push(slot);
+            if self.fresh.contains(&slot) {
+                self.fresh.retain(|f| *f != slot);
+            }
+        }
+    }
+
+    fn release_where(&mut self, file: FileId, chunks: Option<&Range<u64>>) {
+        for slot in 0..self.slots.len() {
+            let hit = self.slots[slot].chunk.as_ref().is_some_and(|c| {
+                c.file == file && chunks.is_none_or(|r| r.contains(&c.chunk))
+            });
+            if hit {
+                self.release(slot as u32);
+            }
+        }
+    }
+
+    /// A message from the receiver. False: it does not fit any state (a protocol error).
+    pub fn handle_message(&mut self, message: Message) -> bool {
+        match message {
+            Message::Result { file, result } => {
+                if file.0 >= self.next_id {
+                    return false;
+                }
+                if self.unresolved.contains_key(&file.0) {
+                    self.resolve(file, result);
+                }
+            }
+            Message::Have { file, ranges } => {
+                if file.0 >= self.next_id {
+                    return false;
+                }
+                for r in ranges {
+                    if let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) {
+                        let end = r.end.min(c.chunk_count);
+                        c.have.insert(r.start.min(end)..end);
+                        self.release_where(file, Some(&r));
+                    }
+                }
+            }
+            Message::Resend { file, chunk } => return self.resend(file, chunk),
+            _ => return false,
+        }
+        true
+    }
+
+    fn resend(&mut self, file: FileId, chunk: u64) -> bool {
+        if file.0 >= self.next_id {
+            return false;
+        }
+        let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) else { return true };
+        if chunk >= c.next_read {
+            return false;
+        }
+        *c.generations.entry(chunk).or_insert(0) += 1;
+        let size = c.chunk_size;
+        self.release_where(file, Some(&(chunk..chunk + 1)));
+        self.reads_out += 1;
+        self.held_bytes += u64::from(size);
+        self.jobs.push_back(Job::ReadChunk { file, chunk });
+        true
+    }
+
+    fn resolve(&mut self, file: FileId, result: Result<Option<[u8; 32]>, StoreError>) {
+        let Some(o) = self.unresolved.remove(&file.0) else { return };
+        if o.chunked.is_some() {
+            self.release_where(file, None);
+            self.jobs.push_back(Job::CloseSource { file });
+        }
+        self.counters.bytes_done += o.size - o.counted_bytes.min(o.size);
+        let error = match result {
+            Err(e) => Some(e),
+            Ok(theirs) if o.kind == EntryKind::File && theirs != o.sha256 => Some(StoreError {
+                kind: StoreErrorKind::DigestMismatch,
+                message: format!(
+                    "{}: the receiver's SHA-256 is not that of the source; send it again",
+                    String::from_utf8_lossy(&o.path)
+                ),
+            }),
+            Ok(_) => None,
+        };
+        self.events.push_back(Event::EntryFinished {
+            direction: Direction::Sending,
+            file,
+            path: o.path,
+            kind: o.kind,
+            bytes: o.size,
+            sha256: o.sha256,
+            error,
+        });
+    }
+
+    /// Whether a lost segment waits to be sent again.
+    pub fn has_repair(&self) -> bool {
+        !self.repairs.is_empty()
+    }
+
+    /// Whether bytes wait that were never sent.
+    pub fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
+    /// The next segment that fits into `room` bytes of frame, repairs first; fresh ones only if `allow_fresh`.
+    /// The frame is written with `encode_segment`.
+    pub fn next_segment(&mut self, room: usize, allow_fresh: bool) -> Option<SegmentRef> {
+        if room < MIN_SEGMENT_ROOM {
+            return None;
+        }
+        while let Some(r) = self.repairs.pop_front() {
+            let Some(c) = self.chunk_of(&r) else { continue };
+            let (start, end) = (u64::from(r.offset), u64::from(r.offset + r.len));
+            let Some(gap) = c.acked.first_gap(start..end) else { continue };
+            let cut = cut_segment(c, gap.start as u32, (gap.end - gap.start) as u32, room);
+            let sent_end = gap.start + u64::from(cut);
+            if sent_end < end {
+                self.repairs.push_front(SegmentRef { offset: sent_end as u32, len: (end - sent_end) as u32, ..r });
+            }
+            return Some(SegmentRef {
+                offset: gap.start as u32,
+                len: cut,
+                attempt: r.attempt.saturating_add(1),
+                ..r
+            });
+        }
+        if !allow_fresh {
+            return None;
+        }
+        let slot = *self.fresh.front()?;
+        let s = &mut self.slots[slot as usize];
+        let c = s.chunk.as_mut()?;
+        let offset = c.next_offset;
+        let len = cut_segment(c, offset, c.data.len() as u32 - offset, room);
+        c.next_offset += len;
+        if c.next_offset as usize == c.data.len() {
+            self.fresh.pop_front();
+        }
+        Some(SegmentRef { slot, epoch: s.epoch, offset, len, attempt: 1 })
+    }
+
+    fn chunk_of(&self, r: &SegmentRef) -> Option<&SendChunk> {
+        self.slots.get(r.slot as usize).filter(|s| s.epoch == r.epoch)?.chunk.as_ref()
+    }
+
+    /// Bytes that the frame of this segment takes; zero when its chunk is gone.
+    pub fn segment_frame_bytes(&self, r: &SegmentRef, last: bool) -> usize {
+        let Some(c) = self.chunk_of(r) else { return 0 };
+        let ends = (r.offset + r.len) as usize == c.data.len();
+        frame_overhead(c, r.offset, ends)
+            + r.len as usize
+            + if last { 0 } else { varint_len(r.len.into()) }
+    }
+
+    /// Whether the segment is still worth sending (its chunk is neither done nor dropped, its bytes not acknowledged).
+    pub fn is_wanted(&self, r: &SegmentRef) -> bool {
+        self.chunk_of(r).is_some_and(|c| {
+            c.acked.first_gap(u64::from(r.offset)..u64::from(r.offset + r.len)).is_some()
+        })
+    }
+
+    /// Appends the segment's frame; `last`: it ends the packet.
+    pub fn encode_segment(&self, r: &SegmentRef, out: &mut Vec<u8>, last: bool) {
+        let Some(c) = self.chunk_of(r) else { return };
+        let range = r.offset as usize..(r.offset + r.len) as usize;
+        let ends = range.end == c.data.len();
+        Segment {
+            file: c.file.0,
+            chunk: c.chunk,
+            offset: r.offset,
+            generation: c.generation,
+            encoded: (c.codec != ChunkCodec::Raw).then_some((c.codec, c.data.len() as u32)),
+            crc32: ends.then_some(c.crc32),
+            data: &c.data[range],
+        }
+        .encode(out, last);
+    }
+
+    /// A packet with this segment arrived.
+    pub fn on_acked(&mut self, r: &SegmentRef) {
+        let Some(s) = self.slots.get_mut(r.slot as usize).filter(|s| s.epoch == r.epoch) else { return };
+        let Some(c) = s.chunk.as_mut() else { return };
+        c.acked.insert(u64::from(r.offset)..u64::from(r.offset + r.len));
+        if !c.acked.contains_range(0..c.data.len() as u64) {
+            return;
+        }
+        if let Some(o) = self.unresolved.get_mut(&c.file.0) {
+            let plain = u64::from(c.plain_bytes).min(o.size - o.counted_bytes.min(o.size));
+            o.counted_bytes += plain;
+            self.counters.bytes_done += plain;
+        }
+        self.release(r.slot);
+    }
+
+    /// A packet with this segment was lost.
+    pub fn on_lost(&mut self, r: &SegmentRef) {
+        if self.is_wanted(r) {
+            self.repairs.push_back(*r);
+        }
+    }
+}
+
+fn frame_overhead(c: &SendChunk, offset: u32, ends: bool) -> usize {
+    let encoded = (c.codec != ChunkCodec::Raw).then_some(c.data.len() as u32);
+    Segment::overhead(c.file.0, c.chunk, offset, c.generation, encoded, ends)
+}
+
+/// How many of `len` bytes from `offset` fit into a frame of `room` bytes. The segment that ends the chunk carries its CRC-32.
+fn cut_segment(c: &SendChunk, offset: u32, len: u32, room: usize) -> u32 {
+    let fits = room.saturating_sub(frame_overhead(c, offset, false)) as u32;
+    if (offset + len) as usize != c.data.len() || fits < len {
+        return len.min(fits);
+    }
+    let with_crc = room.saturating_sub(frame_overhead(c, offset, true)) as u32;
+    // Not room for both the last bytes and the CRC: leave something for another segment.
+    if with_crc >= len { len } else { with_crc.min(len - 1).max(1) }
+}

@@ -1,0 +1,143 @@
+//! Role: finds the rate of an unknown path within a few round trips.
+//! Owns: the train hint and the ramp.
+//! Implements: docs/CONGESTION.md, "Start".
+
+use super::loss::LossModel;
+use super::path::{Path, Point};
+
+/// Packets of the initial flight, sent in trains.
+pub(super) const INITIAL_PACKETS: f64 = 64.0;
+/// Packets of a train of the initial flight: two trains, each long enough for several feedback frames within it.
+const TRAIN_PACKETS: f64 = 32.0;
+/// Growth per RTT without a hint, while delay is flat. What was sent by the time the queue shows is then about one
+/// bandwidth-delay product too much: a queue of one RTT just takes it.
+const GROWTH: f64 = 3.0;
+/// Growth per RTT towards the capacity that the trains agree on.
+const HINTED_GROWTH: f64 = 16.0;
+/// Samples of dispersion wanted, and how far their quartiles may lie apart, relative to the median.
+const HINT_SAMPLES: usize = 4;
+const HINT_SPREAD: f64 = 0.5;
+/// Share of the hint to go to before anything near it came back, and after.
+const HINT_UNPROVEN: f64 = 0.5;
+const HINT_PROVEN: f64 = 0.92;
+/// Growth per RTT near the hint and above it.
+const BEYOND: f64 = 1.3;
+/// Loss above what the path showed before, at which a path that shows no queue is taken to be full.
+const LOSS_STEP: f64 = 0.15;
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Go on at this rate, bytes per second.
+    Pace(f64),
+    /// This is the capacity.
+    Done(f64),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Startup {
+    datagram: f64,
+    /// Rates at which trains passed.
+    trains: Vec<f64>,
+    hint: Option<f64>,
+    /// Where the ramp is: rate at a time, growing until `ceiling`.
+    from: f64,
+    at: f64,
+    ceiling: f64,
+    started: bool,
+}
+
+impl Startup {
+    pub(super) fn new(datagram: f64) -> Self {
+        Self { datagram, trains: Vec::new(), hint: None, from: 0.0, at: 0.0, ceiling: 0.0, started: false }
+    }
+
+    /// Feedback has come.
+    pub(super) fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Length of a train of the initial flight.
+    pub(super) fn train_bytes(&self) -> f64 {
+        TRAIN_PACKETS * self.datagram
+    }
+
+    /// The rate that time alone allows, towards a trusted hint.
+    pub(super) fn ramp(&self, now: f64, rtt: f64) -> f64 {
+        if self.hint.is_none() {
+            return 0.0;
+        }
+        let rounds = ((now - self.at) / rtt).clamp(0.0, 1.5);
+        (self.from * HINTED_GROWTH.powf(rounds)).min(self.ceiling)
+    }
+
+    pub(super) fn on_point(
+        &mut self,
+        now: f64,
+        point: &Point,
+        path: &Path,
+        loss: &LossModel,
+        rtt: f64,
+        threshold: f64,
+    ) -> Step {
+        if self.trains.len() < 16
+            && let Some(rate) = path.train_rate(5.0 * self.datagram)
+        {
+            self.trains.push(rate);
+        }
+        let queue = path.queue((rtt / 16.0).max(0.002)).unwrap_or(0.0);
+        let recent = path.interval((rtt / 16.0).max(0.004), 16.0 * self.datagram);
+        if let Some(interval) =
+            recent.filter(|interval| queue > threshold && interval.min_queue > threshold / 2.0)
+        {
+            return Step::Done(loss.capacity(&interval));
+        }
+        if let Some(capacity) = self.plateau(path, loss, rtt) {
+            return Step::Done(capacity);
+        }
+        self.started = true;
+        let flight = INITIAL_PACKETS * self.datagram;
+        // The trains of the initial flight count as one flight per RTT.
+        let arrived = if point.cumulative as f64 <= flight { flight / rtt } else { point.pace };
+        self.trust_trains(now, arrived, rtt);
+        let pace = match self.hint {
+            // Near the hint the steps are small: it may be a little high.
+            Some(hint) if arrived > 0.4 * hint => {
+                self.ceiling = self.ceiling.max(hint * HINT_PROVEN);
+                if arrived > 0.8 * hint { arrived * BEYOND } else { 0.0 }
+            }
+            Some(hint) => (arrived * GROWTH).min(hint * HINT_UNPROVEN),
+            None => arrived * GROWTH,
+        };
+        Step::Pace(pace.max(self.ramp(now, rtt)))
+    }
+
+    fn trust_trains(&mut self, now: f64, arrived: f64, rtt: f64) {
+        if self.hint.is_some() || self.trains.len() < HINT_SAMPLES {
+            return;
+        }
+        let mut sorted = self.trains.clone();
+        sorted.sort_by(f64::total_cmp);
+        let n = sorted.len();
+        let (low, median, high) = (sorted[n / 4], sorted[n / 2], sorted[n - 1 - n / 4]);
+        if high - low > HINT_SPREAD * median {
+            return;
+        }
+        let hint = low.max(0.8 * median);
+        self.hint = Some(hint);
+        self.from = (INITIAL_PACKETS * self.datagram / rtt).max(arrived);
+        self.at = now;
+        self.ceiling = hint * HINT_UNPROVEN;
+    }
+
+    /// A path without a queue (a policer) that lets no more through however much is sent.
+    fn plateau(&mut self, path: &Path, loss: &LossModel, rtt: f64) -> Option<f64> {
+        let interval = path.interval((rtt / 4.0).max(0.01), 60.0 * self.datagram)?;
+        let packets = interval.bytes / self.datagram;
+        let mean = loss.mean();
+        // Bursts of a mean of 8 packets make the spread about four times that of independent loss.
+        let spread = 12.0 * (mean.max(0.02) * (1.0 - mean.min(0.9)) / packets).sqrt();
+        (interval.loss > mean + LOSS_STEP.max(spread)).then(|| interval.got_rate / (1.0 - mean))
+    }
+}

@@ -1,0 +1,319 @@
+//! Role: what a server does with packets of peers that have not proved anything yet.
+//! Owns: half-open handshakes, the cookie key, the budget of PAKE computations, failed guesses per address.
+//! Implements: docs/PROTOCOL.md, "Admission".
+
+use crate::codec::handshake::{
+    ClientShare, CookieKey, ENTROPY_BYTES, ServerHandshake, SessionKeys, Transcript,
+};
+use crate::endpoint::config::Secret;
+use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
+use crate::wire::packet::{ProtectedHeader, strip_trailer};
+use crate::wire::{Cid, VERSION};
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// Most half-open handshakes; beyond, the oldest is forgotten.
+pub const MAX_HALF_OPEN: usize = 1024;
+/// With more half-open handshakes than this, a Hello needs a cookie.
+const COOKIE_ABOVE_HALF_OPEN: usize = 128;
+/// How long a half-open handshake waits for its Confirm.
+const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(10);
+/// PAKE computations a second; one takes about a quarter of a millisecond, so this is a tenth of a core.
+const PAKES_PER_SEC: f64 = 400.0;
+/// PAKE computations at once after a rest.
+const PAKE_BURST: f64 = 64.0;
+/// Below so many left, a Hello needs a cookie.
+const COOKIE_BELOW_PAKES: f64 = 32.0;
+/// A cookie is good for one to two of these.
+const COOKIE_BUCKET: Duration = Duration::from_secs(30);
+/// Wait after the first failed guess from an address; doubles with each, up to 64 times.
+const GUESS_PAUSE: Duration = Duration::from_millis(100);
+/// Addresses whose failed guesses are remembered.
+const MAX_GUESSERS: usize = 1024;
+/// Failed guesses are forgotten after so long without another.
+const GUESS_MEMORY: Duration = Duration::from_secs(60);
+
+/// A handshake that was answered and not confirmed.
+#[derive(Debug)]
+struct HalfOpen {
+    client_cid: Cid,
+    remote: SocketAddr,
+    hello_core: Vec<u8>,
+    reply: Vec<u8>,
+    keys: SessionKeys,
+    params: Params,
+    replied_at: Instant,
+    created_at: Instant,
+    /// Its confirmation did not fit: whatever comes is rejected.
+    failed: bool,
+}
+
+/// A peer that has proved that it knows the key.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) server_cid: Cid,
+    pub(super) client_cid: Cid,
+    pub(super) keys: SessionKeys,
+    pub(super) params: Params,
+    pub(super) handshake_rtt: Duration,
+}
+
+#[derive(Debug)]
+struct Guesser {
+    failures: u32,
+    last_at: Instant,
+}
+
+/// Counters of what was turned away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AdmissionCounters {
+    /// Hellos answered with a Retry.
+    pub retries: u64,
+    /// Hellos dropped for want of PAKE budget.
+    pub dropped: u64,
+    /// Confirmations that did not fit.
+    pub wrong_keys: u64,
+    /// Hellos and Confirms refused for want of a session slot.
+    pub busy: u64,
+    /// Handshake packets whose checksum did not fit.
+    pub corrupted: u64,
+}
+
+/// Admission of one endpoint.
+#[derive(Debug)]
+pub(super) struct Admission {
+    half_open: HashMap<Cid, HalfOpen>,
+    by_client: HashMap<(Cid, SocketAddr), Cid>,
+    order: VecDeque<(Instant, Cid)>,
+    cookie_key: CookieKey,
+    epoch: Instant,
+    pakes: f64,
+    pakes_at: Instant,
+    guessers: HashMap<IpAddr, Guesser>,
+    pub(super) counters: AdmissionCounters,
+}
+
+impl Admission {
+    pub(super) fn new(now: Instant, rng: &mut StdRng) -> Self {
+        let mut key = [0; 32];
+        rng.fill_bytes(&mut key);
+        Self {
+            half_open: HashMap::new(),
+            by_client: HashMap::new(),
+            order: VecDeque::new(),
+            cookie_key: CookieKey::new(key),
+            epoch: now,
+            pakes: PAKE_BURST,
+            pakes_at: now,
+            guessers: HashMap::new(),
+            counters: AdmissionCounters::default(),
+        }
+    }
+
+    /// A Hello; the answer, if it gets one.
+    pub(super) fn on_hello(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        packet: &[u8],
+        secret: &Secret,
+        params: Params,
+        room: bool,
+        rng: &mut StdRng,
+    ) -> Option<Vec<u8>> {
+        self.expire(now);
+        let (hello, core) = match Hello::decode(packet) {
+            Ok(found) => found,
+            Err(_) => return self.on_other_version(packet),
+        };
+        let reject = |code, text: &str| {
+            Some(Reject { client_cid: hello.client_cid, code, text: text.into() }.encode())
+        };
+        let wanted = match secret {
+            Secret::Key(_) => Security::Aes128Gcm,
+            Secret::Insecure => Security::Insecure,
+        };
+        if hello.security != wanted {
+            return match wanted {
+                Security::Aes128Gcm => reject(
+                    RejectCode::Security,
+                    "the server encrypts and this client runs with --insecure: give the server's key instead",
+                ),
+                Security::Insecure => {
+                    reject(RejectCode::Security, "the server runs with --insecure: give --insecure here too")
+                }
+            };
+        }
+        if let Some(known) = self.by_client.get(&(hello.client_cid, remote)) {
+            let h = self.half_open.get_mut(known)?;
+            // The same Hello again: the Reply was lost, or is slow.
+            return (h.hello_core == core && !h.failed).then(|| {
+                h.replied_at = now;
+                h.reply.clone()
+            });
+        }
+        if !room {
+            self.counters.busy += 1;
+            return reject(RejectCode::Busy, "the server has as many sessions as it allows: try again later");
+        }
+        self.respond(now, remote, &hello, core, secret, params, rng)
+    }
+
+    fn on_other_version(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
+        match Hello::cid_of_any_version(packet) {
+            Some((version, client_cid)) if version != VERSION => {
+                let text = format!("this server speaks version {VERSION} of the protocol, the client {version}");
+                Some(Reject { client_cid, code: RejectCode::Version, text }.encode())
+            }
+            _ => {
+                self.counters.corrupted += 1;
+                None
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn respond(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        hello: &Hello,
+        core: &[u8],
+        secret: &Secret,
+        params: Params,
+        rng: &mut StdRng,
+    ) -> Option<Vec<u8>> {
+        let bucket = (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs();
+        let validated =
+            hello.cookie.is_some_and(|c| self.cookie_key.check(remote, &hello.share, bucket, &c));
+        self.refill(now);
+        let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || self.pakes < COOKIE_BELOW_PAKES;
+        if loaded && !validated {
+            self.counters.retries += 1;
+            let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
+            return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
+        }
+        if self.pakes < 1.0 || self.must_wait(now, remote.ip()) {
+            self.counters.dropped += 1;
+            return None;
+        }
+        self.pakes -= 1.0;
+        let mut entropy = zeroize::Zeroizing::new([0u8; ENTROPY_BYTES]);
+        rng.fill_bytes(&mut *entropy);
+        let (share, shared) = ServerHandshake::respond(secret, &entropy, &ClientShare(hello.share)).ok()?;
+        let mut cid = Cid([0; 8]);
+        // The first byte steers between worker processes; this is the only one.
+        rng.fill_bytes(&mut cid.0[1..]);
+        let reply = Reply { client_cid: hello.client_cid, server_cid: cid, share: share.0, params };
+        let keys = shared.keys(&Transcript::new().add(core).add(&reply.core()));
+        let packet = reply.encode();
+        self.make_room();
+        self.by_client.insert((hello.client_cid, remote), cid);
+        self.order.push_back((now, cid));
+        let half_open = HalfOpen {
+            client_cid: hello.client_cid,
+            remote,
+            hello_core: core.to_vec(),
+            reply: packet.clone(),
+            keys,
+            params: hello.params,
+            replied_at: now,
+            created_at: now,
+            failed: false,
+        };
+        self.half_open.insert(cid, half_open);
+        Some(packet)
+    }
+
+    /// A Confirm for a connection ID without a session: admitted, or perhaps an answer.
+    pub(super) fn on_confirm(&mut self, now: Instant, packet: &[u8], room: bool) -> Result<Admitted, Option<Vec<u8>>> {
+        let Ok(body) = strip_trailer(packet) else {
+            self.counters.corrupted += 1;
+            return Err(None);
+        };
+        let Ok((header, _)) = ProtectedHeader::decode(body) else { return Err(None) };
+        let (Some(confirm), Some(h)) = (header.confirm, self.half_open.get_mut(&header.cid)) else {
+            return Err(None);
+        };
+        let reject = |code, text: &str| Reject { client_cid: h.client_cid, code, text: text.into() }.encode();
+        if h.failed || !h.keys.confirm_matches(&confirm) {
+            let answer = reject(RejectCode::WrongKey, "the key is not this server's");
+            let (again, ip) = (std::mem::replace(&mut h.failed, true), h.remote.ip());
+            if !again {
+                self.counters.wrong_keys += 1;
+                self.note_failure(now, ip);
+            }
+            return Err(Some(answer));
+        }
+        if !room {
+            self.counters.busy += 1;
+            return Err(Some(reject(RejectCode::Busy, "the server has as many sessions as it allows: try again later")));
+        }
+        let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
+        self.by_client.remove(&(h.client_cid, h.remote));
+        self.guessers.remove(&h.remote.ip());
+        Ok(Admitted {
+            server_cid: header.cid,
+            client_cid: h.client_cid,
+            keys: h.keys,
+            params: h.params,
+            handshake_rtt: now - h.replied_at,
+        })
+    }
+
+    fn note_failure(&mut self, now: Instant, ip: IpAddr) {
+        if self.guessers.len() >= MAX_GUESSERS {
+            self.guessers.retain(|_, g| now < g.last_at + GUESS_MEMORY / 2);
+        }
+        if self.guessers.len() < MAX_GUESSERS {
+            let g = self.guessers.entry(ip).or_insert(Guesser { failures: 0, last_at: now });
+            *g = Guesser { failures: g.failures.saturating_add(1), last_at: now };
+        }
+    }
+
+    fn must_wait(&self, now: Instant, ip: IpAddr) -> bool {
+        self.guessers
+            .get(&ip)
+            .is_some_and(|g| now < g.last_at + GUESS_PAUSE * (1 << (g.failures.saturating_sub(1)).min(6)))
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.pakes_at).as_secs_f64();
+        self.pakes = (self.pakes + elapsed * PAKES_PER_SEC).min(PAKE_BURST);
+        self.pakes_at = now;
+    }
+
+    fn make_room(&mut self) {
+        while self.half_open.len() >= MAX_HALF_OPEN {
+            let Some((_, cid)) = self.order.pop_front() else { break };
+            self.forget(cid);
+        }
+    }
+
+    fn forget(&mut self, cid: Cid) {
+        if let Some(h) = self.half_open.remove(&cid) {
+            self.by_client.remove(&(h.client_cid, h.remote));
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some((created_at, cid)) = self.order.front().copied() {
+            if now < created_at + HALF_OPEN_LIFETIME {
+                break;
+            }
+            self.order.pop_front();
+            if self.half_open.get(&cid).is_some_and(|h| h.created_at == created_at) {
+                self.forget(cid);
+            }
+        }
+        self.guessers.retain(|_, g| now < g.last_at + GUESS_MEMORY);
+    }
+
+    /// Half-open handshakes, for tests of bounds.
+    pub(super) fn half_open_count(&self) -> usize {
+        self.half_open.len()
+    }
+}

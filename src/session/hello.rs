@@ -1,0 +1,128 @@
+//! Role: the client's handshake: Hello, its repetition, Reply, Retry, Reject.
+//! Owns: the handshake's secret state until the Reply.
+//! Implements: docs/PROTOCOL.md, "Handshake".
+
+use super::event::CloseReason;
+use super::{Phase, REJECT_GRACE, Role, Session};
+use crate::codec::handshake::{ClientHandshake, ENTROPY_BYTES, ServerShare, Transcript};
+use crate::codec::key_update::{OpenKeys, SealKeys};
+use crate::endpoint::config::Secret;
+use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
+use crate::wire::packet::{TYPE_REJECT, TYPE_REPLY, TYPE_RETRY};
+use crate::wire::{Cid, VERSION};
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::time::{Duration, Instant};
+
+/// When the Hello is repeated, milliseconds after the first; then every second. At 30 % loss half of all
+/// handshakes lose a packet, so the first repeats come early.
+const HELLO_TIMES_MS: [u64; 6] = [0, 100, 250, 500, 1000, 1500];
+
+/// The client before the Reply.
+#[derive(Debug)]
+pub(super) struct ClientHello {
+    handshake: Option<ClientHandshake>,
+    hello: Hello,
+    pub(super) first_at: Instant,
+    pub(super) sent: u32,
+    pub(super) deadline: Instant,
+    /// The Hello goes out at once, whatever the schedule says (a Retry asked for it).
+    pub(super) now_please: bool,
+}
+
+impl ClientHello {
+    pub(super) fn new(
+        now: Instant,
+        deadline: Instant,
+        secret: &Secret,
+        client_cid: Cid,
+        params: Params,
+        rng: &mut StdRng,
+    ) -> Self {
+        let mut entropy = zeroize::Zeroizing::new([0u8; ENTROPY_BYTES]);
+        rng.fill_bytes(&mut *entropy);
+        let (handshake, share) = ClientHandshake::new(secret, &entropy);
+        let security = match secret {
+            Secret::Key(_) => Security::Aes128Gcm,
+            Secret::Insecure => Security::Insecure,
+        };
+        let hello = Hello { version: VERSION, client_cid, security, share: share.0, params, cookie: None };
+        Self { handshake: Some(handshake), hello, first_at: now, sent: 0, deadline, now_please: false }
+    }
+
+    /// When the Hello is to be sent next.
+    pub(super) fn next_at(&self) -> Instant {
+        let last = HELLO_TIMES_MS.len() - 1;
+        let n = self.sent as usize;
+        let ms = HELLO_TIMES_MS.get(n).copied();
+        let ms = ms.unwrap_or_else(|| HELLO_TIMES_MS[last] + 1000 * (n - last) as u64);
+        if self.now_please { self.first_at } else { self.first_at + Duration::from_millis(ms) }
+    }
+
+    /// The packet.
+    pub(super) fn packet(&mut self) -> Vec<u8> {
+        self.sent += u32::from(!self.now_please);
+        self.now_please = false;
+        self.hello.encode()
+    }
+}
+
+impl Session {
+    /// Reply, Retry or Reject, to a client. Anything that does not fit is dropped.
+    pub(super) fn handle_handshake_packet(&mut self, now: Instant, packet: &[u8]) {
+        let counted = match packet.first().copied() {
+            Some(TYPE_REPLY) => Reply::decode(packet).map(|(reply, core)| self.on_reply(now, &reply, core)),
+            Some(TYPE_RETRY) => Retry::decode(packet).map(|r| self.on_retry(&r)),
+            Some(TYPE_REJECT) => Reject::decode(packet).map(|r| self.on_reject(now, r)),
+            _ => Ok(()),
+        };
+        if counted.is_err() {
+            self.stats.packets_corrupted += 1;
+        }
+    }
+
+    fn on_reply(&mut self, now: Instant, reply: &Reply, reply_core: &[u8]) {
+        let Phase::Hello(hello) = &mut self.phase else { return };
+        let Some(handshake) = hello.handshake.take() else { return };
+        // Not authenticated yet: a bad share is the same as a forged packet, but the handshake state is spent.
+        let Ok(shared) = handshake.finish(&ServerShare(reply.share)) else {
+            self.finish(CloseReason::Protocol("the server's share is not valid".into()));
+            return;
+        };
+        let transcript = Transcript::new().add(&hello.hello.core()).add(reply_core);
+        let keys = shared.keys(&transcript);
+        // With repeated Hellos this may be too long, never too short: later samples correct it.
+        self.rtt.sample(now - hello.first_at);
+        self.remote_cid = reply.server_cid;
+        self.seal = SealKeys::new(keys.client);
+        self.open = OpenKeys::new(keys.server);
+        self.phase = Phase::Confirming(keys.confirm);
+        self.heard_at = now;
+        self.apply_params(now, &reply.params);
+        self.path.update(now);
+        self.advance(now);
+    }
+
+    fn on_retry(&mut self, retry: &Retry) {
+        if let Phase::Hello(hello) = &mut self.phase {
+            if hello.hello.cookie != Some(retry.cookie) {
+                hello.hello.cookie = Some(retry.cookie);
+                hello.now_please = true;
+            }
+        }
+    }
+
+    fn on_reject(&mut self, now: Instant, r: Reject) {
+        if !matches!(self.phase, Phase::Hello(_) | Phase::Confirming(_)) {
+            return;
+        }
+        let reason = match r.code {
+            RejectCode::WrongKey => CloseReason::WrongKey,
+            RejectCode::Security => CloseReason::SecurityMismatch(r.text),
+            RejectCode::Version | RejectCode::Busy => CloseReason::Refused(r.text),
+        };
+        if let Role::Client { reject, .. } = &mut self.role {
+            reject.get_or_insert((now + REJECT_GRACE, reason));
+        }
+    }
+}

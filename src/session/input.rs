@@ -1,0 +1,260 @@
+//! Role: what a protected packet does to a session.
+//! Owns: nothing beyond `Session`.
+//! Implements: docs/PROTOCOL.md, "Receiving a packet".
+
+use super::event::CloseReason;
+use super::{Phase, Role, Session};
+use crate::arq::sent::{Content, Settled};
+use crate::congestion::{FeedbackSample, PacketInfo};
+use crate::transfer::receiver::Accept;
+use crate::wire::buf::Reader;
+use crate::wire::feedback::Feedback;
+use crate::wire::frame::{CloseCode, Frame};
+use crate::wire::packet::{ProtectedHeader, TYPE_CONFIRM, TYPE_DATA, expand_number, strip_trailer};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// What the frames of one packet come to.
+#[derive(Debug, Default)]
+struct Effects {
+    eliciting: bool,
+    /// Something found no room: the packet counts as not received.
+    refused: bool,
+    violation: Option<String>,
+}
+
+impl Session {
+    /// A datagram for this session, by its connection ID. It is decrypted in place.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, ce: bool, datagram: &mut [u8]) {
+        if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
+            return;
+        }
+        match datagram.first().copied() {
+            Some(TYPE_CONFIRM) => match strip_trailer(datagram).map(<[u8]>::len) {
+                Ok(len) => self.on_protected(now, from, ce, &mut datagram[..len]),
+                Err(_) => self.stats.packets_corrupted += 1,
+            },
+            Some(b) if b & !1 == TYPE_DATA => self.on_protected(now, from, ce, datagram),
+            _ => self.handle_handshake_packet(now, datagram),
+        }
+    }
+
+    fn on_protected(&mut self, now: Instant, from: SocketAddr, ce: bool, packet: &mut [u8]) {
+        let size = packet.len();
+        let Ok((header, header_len)) = ProtectedHeader::decode(packet) else { return };
+        let client = matches!(self.role, Role::Client { .. });
+        if header.confirm.is_some() && client || matches!(self.phase, Phase::Hello(_)) {
+            return;
+        }
+        let number = expand_number(self.received.expected(), header.truncated_number);
+        if self.received.is_duplicate(number) {
+            self.stats.packets_duplicate += 1;
+            return;
+        }
+        let (head, sealed) = packet.split_at_mut(header_len);
+        let Ok(payload) = self.open.open(number, header.key_phase, head, sealed) else { return };
+        self.heard_at = now;
+        if matches!(self.phase, Phase::Confirming(_)) {
+            self.phase = Phase::Open;
+            self.on_open();
+        }
+        if from != self.path.remote && self.received.expected() <= number {
+            self.on_new_address(now, from);
+        }
+        let effects = self.on_frames(now, number, payload);
+        if !effects.refused {
+            self.stats.packets_received += 1;
+            self.stats.wire_bytes_received += size as u64;
+            self.received.on_packet(now, number, size, effects.eliciting, ce);
+        }
+        if let Some(what) = effects.violation {
+            self.close(now, CloseReason::Protocol(what));
+            return;
+        }
+        self.advance(now);
+    }
+
+    fn on_frames(&mut self, now: Instant, number: u64, payload: &[u8]) -> Effects {
+        let mut effects = Effects::default();
+        let mut r = Reader::new(payload);
+        while !r.is_empty() {
+            let frame = match Frame::decode(&mut r) {
+                Ok(frame) => frame,
+                Err(e) => {
+                    effects.violation = Some(format!("a frame that cannot be read: {e}"));
+                    break;
+                }
+            };
+            effects.eliciting |= frame.is_ack_eliciting();
+            self.on_frame(now, number, frame, &mut effects);
+            if effects.violation.is_some() || matches!(self.phase, Phase::Closed) {
+                break;
+            }
+        }
+        effects
+    }
+
+    fn on_frame(&mut self, now: Instant, number: u64, frame: Frame<'_>, effects: &mut Effects) {
+        match frame {
+            Frame::Padding | Frame::Ping | Frame::Extension(_) => {}
+            Frame::Floor { distance, max_packets, max_delay_us } => {
+                let floor = number.saturating_sub(distance);
+                self.received.on_floor(floor, max_packets, Duration::from_micros(max_delay_us.min(1_000_000)));
+            }
+            Frame::Feedback(f) => {
+                if let Err(e) = self.on_feedback(now, number, &f) {
+                    effects.violation = Some(e);
+                }
+            }
+            Frame::Control { offset, data } => {
+                match self.control_rx.insert(offset, data, self.credit_told) {
+                    Ok(kept) => effects.refused |= !kept,
+                    Err(e) => effects.violation = Some(e.to_string()),
+                }
+            }
+            Frame::Segment(s) => match self.receiver.on_segment(&s) {
+                Accept::Yes => {}
+                Accept::NotNow => effects.refused = true,
+                Accept::Violation(what) => effects.violation = Some(what.into()),
+            },
+            Frame::Close { code, text } => self.on_close(code, text),
+            Frame::PathChallenge(bytes) => self.path_response = Some(bytes),
+            Frame::PathResponse(_) => {}
+        }
+    }
+
+    fn on_close(&mut self, code: u64, text: &[u8]) {
+        let text = String::from_utf8_lossy(text).into_owned();
+        let reason = if code == CloseCode::Done as u64 {
+            CloseReason::Done
+        } else if code == CloseCode::Refused as u64 {
+            CloseReason::Refused(text)
+        } else {
+            CloseReason::PeerClosed(text)
+        };
+        // "Done" before our own request is done is no good end for a client.
+        let unfinished = self.completed_at.is_none() && matches!(self.role, Role::Client { .. });
+        let reason = match reason {
+            CloseReason::Done if unfinished => CloseReason::PeerClosed("ended early".into()),
+            r => r,
+        };
+        self.finish(reason);
+    }
+
+    /// The authenticated peer sends from another address (NAT rebinding): follow it.
+    fn on_new_address(&mut self, now: Instant, from: SocketAddr) {
+        log::debug!("peer moved from {} to {from}", self.path.remote);
+        self.path.remote = from;
+        self.path.controller.on_path_change(now);
+        self.path.update(now);
+    }
+
+    fn on_feedback(&mut self, now: Instant, number: u64, f: &Feedback<'_>) -> Result<(), String> {
+        let rtt_before = self.rtt.smoothed();
+        let largest_sent_at = self.sent.sent_at(f.largest);
+        let mut outcome = std::mem::take(&mut self.outcome);
+        let taken = self.sent.on_feedback(now, f, rtt_before, &mut outcome);
+        if let Err(e) = taken {
+            self.outcome = outcome;
+            return Err(e.to_string());
+        }
+        if self.newest_feedback.is_none_or(|n| number > n) {
+            self.newest_feedback = Some(number);
+            self.peer_window = f.receive_window_bytes;
+        }
+        self.control_tx.set_credit(f.control_credit);
+        self.stats.nacks_received += outcome.nacks;
+        (self.silent_ptos, self.silent_since) = (0, None);
+        let fresh = outcome.acked.last().is_some_and(|s| s.info.number == f.largest);
+        let sample = largest_sent_at.filter(|_| fresh).map(|at| {
+            let raw = now - at;
+            // The peer's delay is believed as far as it leaves a plausible RTT (RFC 9002, section 5.3).
+            let delayed = raw.saturating_sub(Duration::from_micros(f.delay_us));
+            if self.rtt.is_measured() && delayed < self.rtt.min() / 2 { raw } else { delayed }
+        });
+        if let Some(s) = sample {
+            self.rtt.sample(s);
+        }
+        self.settle(now, &outcome.acked, &outcome.lost, &outcome.spurious);
+        let plain = |settled: &[Settled]| -> Vec<PacketInfo> {
+            settled.iter().filter(|s| !s.content.mtu_probe).map(|s| s.info).collect()
+        };
+        let ce_marked = f.ce_count.saturating_sub(self.ce_seen);
+        self.ce_seen = self.ce_seen.max(f.ce_count);
+        if let Some(largest_sent_at) = largest_sent_at {
+            self.path.controller.on_feedback(&FeedbackSample {
+                now,
+                acked: &plain(&outcome.acked),
+                lost: &plain(&outcome.lost),
+                spurious: outcome.spurious.len() as u32,
+                largest_sent_at,
+                largest_received_us: f.received_us,
+                received_bytes_total: f.received_bytes,
+                latest_rtt: sample,
+                smoothed_rtt: self.rtt.smoothed(),
+                rttvar: self.rtt.var(),
+                min_rtt: self.rtt.min(),
+                bytes_in_flight: self.sent.bytes_in_flight(),
+                ce_marked,
+            });
+            self.path.update(now);
+        }
+        self.outcome = outcome;
+        Ok(())
+    }
+
+    /// Hands what packets carried back to its owners.
+    fn settle(&mut self, now: Instant, acked: &[Settled], lost: &[Settled], spurious: &[Settled]) {
+        let mut resized = false;
+        for s in acked {
+            self.seal.on_acknowledged(s.info.number);
+            if s.content.mtu_probe {
+                resized |= self.path.mtu.on_probe_acked(now, s.info.size_bytes);
+            } else {
+                self.path.mtu.on_acked(now, s.info.size_bytes);
+            }
+        }
+        for s in acked.iter().chain(spurious) {
+            self.content_arrived(&s.content);
+        }
+        self.stats.packets_spurious += spurious.len() as u64;
+        resized |= self.settle_lost(now, lost);
+        if resized {
+            self.path.on_mtu_changed(now);
+        }
+    }
+
+    fn content_arrived(&mut self, content: &Content) {
+        if let Some((offset, len, _)) = content.control {
+            self.control_tx.on_acked(offset, len);
+        }
+        for segment in content.segments.iter().flatten() {
+            self.sender.on_acked(segment);
+        }
+    }
+
+    /// True if the datagram size changed.
+    pub(super) fn settle_lost(&mut self, now: Instant, lost: &[Settled]) -> bool {
+        let mut resized = false;
+        for s in lost {
+            if s.content.mtu_probe {
+                self.path.mtu.on_probe_lost(now, s.info.size_bytes);
+            } else {
+                self.stats.packets_lost += 1;
+                resized |= self.path.mtu.on_lost(now, s.info.size_bytes);
+            }
+            self.content_missing(&s.content);
+        }
+        resized
+    }
+
+    /// What the packet carried is to be sent again (if it is still wanted).
+    pub(super) fn content_missing(&mut self, content: &Content) {
+        if let Some((offset, len, times)) = content.control {
+            self.control_tx.on_lost(offset, len, times);
+        }
+        for segment in content.segments.iter().flatten() {
+            self.sender.on_lost(segment);
+        }
+    }
+}

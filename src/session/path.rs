@@ -1,0 +1,100 @@
+//! Role: how fast and how large to send on the present path.
+//! Owns: the peer's address, controller, pacers, path-MTU search of one session.
+//! Implements: docs/PROTOCOL.md, "Rate control".
+
+use crate::congestion::Controller;
+use crate::congestion::mtud::PathMtu;
+use crate::congestion::pacer::Pacer;
+use crate::endpoint::config::SessionConfig;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+/// UDP payload that every IPv6 path takes (1,280 bytes less 48 of headers); the size of the first packets.
+pub(super) const BASE_DATAGRAM_BYTES: u32 = 1232;
+/// `--limit` lets this much leave at once, milliseconds of the rate.
+const LIMIT_BURST_MS: u64 = 10;
+
+/// Controller, pacers and path MTU.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub(super) remote: SocketAddr,
+    pub(super) controller: Box<dyn Controller>,
+    pub(super) mtu: PathMtu,
+    pacer: Pacer,
+    limit: Option<(Pacer, u64)>,
+    window_cap: Option<u64>,
+    ceiling: u32,
+}
+
+impl Path {
+    pub(super) fn new(now: Instant, remote: SocketAddr, config: &SessionConfig) -> Self {
+        let ceiling = config.max_datagram_bytes.max(BASE_DATAGRAM_BYTES);
+        let mut path = Self {
+            remote,
+            controller: config.controller.build(now, BASE_DATAGRAM_BYTES),
+            mtu: PathMtu::new(now, BASE_DATAGRAM_BYTES, ceiling),
+            pacer: Pacer::new(now),
+            limit: config.limit_bytes_per_sec.map(|rate| (Pacer::new(now), rate)),
+            window_cap: config.window_cap_bytes,
+            ceiling,
+        };
+        path.update(now);
+        path
+    }
+
+    /// The peer takes no larger datagrams than this.
+    pub(super) fn limit_datagrams(&mut self, now: Instant, bytes: u32) {
+        if bytes < self.ceiling {
+            self.ceiling = bytes.max(BASE_DATAGRAM_BYTES);
+            self.mtu = PathMtu::new(now, BASE_DATAGRAM_BYTES, self.ceiling);
+        }
+    }
+
+    /// IP and UDP header bytes of a datagram.
+    pub(super) fn ip_overhead(&self) -> u64 {
+        match self.remote.ip().to_canonical() {
+            std::net::IpAddr::V4(_) => 28,
+            std::net::IpAddr::V6(_) => 48,
+        }
+    }
+
+    /// Takes over the controller's latest word.
+    pub(super) fn update(&mut self, now: Instant) {
+        let burst = self.controller.burst_bytes().max(self.mtu.current().into());
+        self.pacer.set_rate(now, self.controller.rate_bytes_per_sec(), burst);
+        if let Some((pacer, rate)) = &mut self.limit {
+            let burst = (*rate * LIMIT_BURST_MS / 1000).max(u64::from(self.mtu.current()) + 48);
+            pacer.set_rate(now, *rate, burst);
+        }
+    }
+
+    /// The path's datagram size changed.
+    pub(super) fn on_mtu_changed(&mut self, now: Instant) {
+        self.controller.on_mtu(self.mtu.current());
+        self.update(now);
+    }
+
+    pub(super) fn window_bytes(&self) -> u64 {
+        let window = self.controller.window_bytes();
+        self.window_cap.map_or(window, |cap| window.min(cap))
+    }
+
+    /// Whether a packet may leave now.
+    pub(super) fn may_send(&mut self, now: Instant) -> bool {
+        self.pacer.allowance(now) > 0 && self.limit.as_mut().is_none_or(|(p, _)| p.allowance(now) > 0)
+    }
+
+    pub(super) fn on_sent(&mut self, now: Instant, payload_bytes: u64) {
+        let overhead = self.ip_overhead();
+        self.pacer.on_sent(now, payload_bytes);
+        if let Some((p, _)) = &mut self.limit {
+            p.on_sent(now, payload_bytes + overhead);
+        }
+    }
+
+    /// When the next train may leave.
+    pub(super) fn next_release(&self, now: Instant) -> Instant {
+        let paced = self.pacer.next_release(now);
+        self.limit.as_ref().map_or(paced, |(p, _)| paced.max(p.next_release(now)))
+    }
+}

@@ -1,0 +1,264 @@
+//! Role: requests: what a client asks, what a server makes of it, and when it is done.
+//! Owns: nothing beyond `Session`.
+//! Implements: docs/PROTOCOL.md, "Requests".
+
+use super::event::{CloseReason, Direction, Event};
+use super::{Phase, Role, Session};
+use crate::transfer::Request;
+use crate::transfer::job::{Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind};
+use crate::wire::message::{Message, path_is_clean};
+use std::time::Instant;
+
+impl Session {
+    /// Client: everything can be queued before the handshake is done; it leaves with the first flight.
+    pub(super) fn start_request(&mut self, request: Request, roots: Vec<SourceRoot>, dest: Option<Dest>) {
+        let message = Message::Request { client_id: self.config.client_id.clone(), request: request.clone() };
+        self.write_message(&message);
+        if let Some(dest) = dest {
+            self.receiver.set_dest(dest);
+        }
+        if matches!(request, Request::List { .. }) {
+            self.receiver.set_listing();
+        }
+        let sends = matches!(request, Request::Put { .. } | Request::Echo { .. });
+        for root in roots {
+            self.sender.add_root(root);
+        }
+        if sends {
+            self.sender.finish_roots();
+            self.sender.pump(0);
+        }
+    }
+
+    fn write_message(&mut self, message: &Message) {
+        let (out, scratch) = &mut self.scratch;
+        out.clear();
+        message.encode(out, scratch);
+        self.control_tx.write(out);
+    }
+
+    /// Works through the control stream as far as it is there and the receiver can take it.
+    pub(super) fn process_control(&mut self, now: Instant) {
+        while !self.receiver.is_congested() {
+            let (message, used) = match Message::decode(self.control_rx.ready()) {
+                Ok(Some(found)) => found,
+                Ok(None) => return,
+                Err(e) => {
+                    return self.close(now, CloseReason::Protocol(format!("a message that cannot be read: {e}")));
+                }
+            };
+            self.control_rx.consume(used);
+            if let Some(Err(what)) = message.map(|m| self.on_message(now, m)) {
+                return self.close(now, CloseReason::Protocol(what.into()));
+            }
+            if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
+                return;
+            }
+        }
+    }
+
+    fn on_message(&mut self, now: Instant, message: Message) -> Result<(), &'static str> {
+        match message {
+            Message::Request { client_id, request } => self.on_request(now, client_id, request),
+            Message::RequestFailed(e) => {
+                let Role::Client { .. } = self.role else { return Err("a server's message from a client") };
+                self.close(now, CloseReason::Refused(e.message));
+                Ok(())
+            }
+            Message::Result { .. } | Message::Have { .. } | Message::Resend { .. } => {
+                if self.sender.handle_message(message) { Ok(()) } else { Err("feedback for an unknown file") }
+            }
+            _ => {
+                if !self.may_receive() {
+                    return Err("a manifest that nobody asked for");
+                }
+                self.receiver.handle_message(message)
+            }
+        }
+    }
+
+    fn may_receive(&self) -> bool {
+        match &self.role {
+            Role::Client { request, .. } => !matches!(request, Request::Put { .. }),
+            Role::Server { requested, .. } => {
+                matches!(requested, Some(Request::Put { .. } | Request::Echo { .. }))
+            }
+        }
+    }
+
+    fn on_request(&mut self, now: Instant, client_id: String, request: Request) -> Result<(), &'static str> {
+        let Role::Server { config, requested, serial } = &mut self.role else {
+            return Err("a request from a server");
+        };
+        if requested.is_some() {
+            return Err("a second request");
+        }
+        *requested = Some(request.clone());
+        let (config, serial) = (config.clone(), *serial);
+        self.events.push_back(Event::Connected { remote: self.path.remote, client_id });
+        self.events.push_back(Event::Requested(request.clone()));
+        let writes = matches!(request, Request::Put { .. } | Request::Echo { .. });
+        let replaces = matches!(
+            request,
+            Request::Put { overwrite: Overwrite::Always, .. } | Request::Echo { overwrite: Overwrite::Always, .. }
+        );
+        if writes && !config.allow_writes {
+            self.refuse(now, StoreErrorKind::Permission, "this server is read-only");
+        } else if replaces && !config.allow_overwrite {
+            self.refuse(now, StoreErrorKind::Permission, "this server never overwrites files");
+        } else {
+            self.serve_request(now, request, config.allow_echo_sim, serial);
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, _now: Instant, kind: StoreErrorKind, text: &str) {
+        self.write_message(&Message::RequestFailed(StoreError { kind, message: text.into() }));
+        self.refused = true;
+    }
+
+    fn serve_request(&mut self, now: Instant, request: Request, allow_sim: bool, serial: u64) {
+        match request {
+            Request::Put { dest, into_dir, overwrite } => {
+                let Some(dest) = clean(&dest) else { return self.refuse_path(now, &dest) };
+                let into_dir = into_dir || dest.is_empty();
+                let location = Location::Jail(dest);
+                self.receiver.set_dest(Dest { location, into_dir, overwrite, name_prefix: Vec::new() });
+            }
+            Request::Get { paths, compress, chunk_size } => {
+                self.sender.set_wishes(chunk_size, compress);
+                for path in paths {
+                    let Some(path) = clean(&path) else { return self.refuse_path(now, &path) };
+                    self.sender.add_root(jail_root(path));
+                }
+                self.sender.finish_roots();
+            }
+            Request::List { path } => {
+                let Some(path) = clean(&path) else { return self.refuse_path(now, &path) };
+                self.sender.set_list_only();
+                self.sender.add_root(jail_root(path));
+                self.sender.finish_roots();
+            }
+            Request::Echo { sim_back, keep, overwrite } => {
+                let sim = !sim_back.is_empty() && sim_back != "none";
+                if sim && !allow_sim {
+                    let text = "this server does not impair the way back; leave --sim-back empty (none)";
+                    return self.refuse(now, StoreErrorKind::Permission, text);
+                }
+                if sim {
+                    if let Err(e) = sim_back.parse::<crate::impair::Spec>() {
+                        return self.refuse(now, StoreErrorKind::Limit, &e.to_string());
+                    }
+                    self.events.push_back(Event::ImpairBack(sim_back));
+                }
+                let location =
+                    if keep { Location::Jail(Vec::new()) } else { Location::Scratch(scratch_dir(serial)) };
+                self.receiver.set_dest(Dest { location, into_dir: true, overwrite, name_prefix: Vec::new() });
+            }
+        }
+    }
+
+    fn refuse_path(&mut self, now: Instant, path: &[u8]) {
+        let text = format!("{}: a path must stay inside the served directory", String::from_utf8_lossy(path));
+        self.refuse(now, StoreErrorKind::Forbidden, &text);
+    }
+
+    /// The destination turned out unusable.
+    pub(super) fn on_dest_set(&mut self, now: Instant, result: Result<(), StoreError>) {
+        let Err(e) = result else { return };
+        match &self.role {
+            Role::Server { .. } => self.refuse(now, e.kind, &e.message.clone()),
+            Role::Client { .. } => self.close(now, CloseReason::Refused(e.message)),
+        }
+    }
+
+    /// Echo, on a server: a file that has arrived goes back at once.
+    pub(super) fn on_transfer_event(&mut self, event: &Event) {
+        let Role::Server { requested: Some(Request::Echo { keep, .. }), serial, .. } = &self.role else { return };
+        let Event::EntryFinished { direction: Direction::Receiving, kind: EntryKind::File, path, error: None, .. } =
+            event
+        else {
+            return;
+        };
+        let location = if *keep {
+            Location::Jail(path.clone())
+        } else {
+            let mut below = scratch_dir(*serial);
+            below.push(b'/');
+            below.extend_from_slice(path);
+            Location::Scratch(below)
+        };
+        let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path).to_vec();
+        self.sender.add_root(SourceRoot { location, name });
+    }
+
+    /// Notices that the request is done, and what follows from that.
+    pub(super) fn check_completion(&mut self, now: Instant) {
+        if self.refused && self.control_tx.is_drained() {
+            return self.close(now, CloseReason::Refused("the request was refused".into()));
+        }
+        if self.completed_at.is_none() {
+            if !self.is_request_done() {
+                return;
+            }
+            self.completed_at = Some(now);
+            self.events.push_back(Event::Completed);
+        }
+        // A client leaves at once when it only sent; else when its last results are confirmed, or that takes too long.
+        if let Role::Client { request, .. } = &self.role {
+            let only_sent = matches!(request, Request::Put { .. } | Request::List { .. });
+            let waited = self.drain_deadline().is_some_and(|t| now >= t);
+            if only_sent || waited || self.control_tx.is_drained() {
+                self.close(now, CloseReason::Done);
+            }
+        }
+    }
+
+    /// Echo, on a server: when all has arrived, nothing more will go back.
+    pub(super) fn finish_echo_roots(&mut self) {
+        if let Role::Server { requested: Some(Request::Echo { .. }), .. } = &self.role {
+            if self.receiver.is_finished() {
+                self.sender.finish_roots();
+            }
+        }
+    }
+
+    fn is_request_done(&self) -> bool {
+        let (request, server) = match &self.role {
+            Role::Client { request, .. } => (Some(request), false),
+            Role::Server { requested, .. } => (requested.as_ref(), true),
+        };
+        match request {
+            None => false,
+            Some(_) if self.refused || server && !self.control_tx.is_drained() => false,
+            Some(Request::Put { .. }) if server => self.receiver.is_finished(),
+            Some(Request::Put { .. }) => self.sender.is_finished(),
+            Some(Request::Get { .. } | Request::List { .. }) if server => self.sender.is_finished(),
+            Some(Request::Get { .. } | Request::List { .. }) => self.receiver.is_finished(),
+            Some(Request::Echo { .. }) => self.receiver.is_finished() && self.sender.is_finished(),
+        }
+    }
+
+    /// Called when the server's first valid packet has arrived.
+    pub(super) fn on_open(&mut self) {
+        let client_id = self.config.client_id.clone();
+        self.events.push_back(Event::Connected { remote: self.path.remote, client_id });
+    }
+}
+
+fn scratch_dir(serial: u64) -> Vec<u8> {
+    format!("echo-{serial}").into_bytes()
+}
+
+/// A peer's path without leading and trailing slashes; `None` if it is not clean. Empty: the served directory.
+fn clean(path: &[u8]) -> Option<Vec<u8>> {
+    let start = path.iter().position(|b| *b != b'/').unwrap_or(path.len());
+    let end = path.iter().rposition(|b| *b != b'/').map_or(start, |i| i + 1);
+    let path = &path[start..end];
+    (path.is_empty() || path_is_clean(path)).then(|| path.to_vec())
+}
+
+fn jail_root(path: Vec<u8>) -> SourceRoot {
+    let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
+    SourceRoot { location: Location::Jail(path), name }
+}

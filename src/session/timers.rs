@@ -1,0 +1,179 @@
+//! Role: what a session does because time has passed.
+//! Owns: nothing beyond `Session`; deadlines are derived from state, not kept beside it.
+//! Implements: docs/PROTOCOL.md, "Timers".
+
+use super::event::CloseReason;
+use super::{LINGER, Phase, Role, Session};
+use std::time::{Duration, Instant};
+
+/// Probes are spaced at most so many RTTs apart for the first half-minute of silence.
+const MAX_PROBE_SPACING_RTTS: u32 = 3;
+/// How long that holds; afterwards they are spaced out.
+const PROBE_EAGER_TIME: Duration = Duration::from_secs(30);
+/// Spacing of probes after that.
+const PROBE_SLOW_SPACING: Duration = Duration::from_secs(5);
+/// Shortest spacing of probes: a few timer ticks.
+const MIN_PROBE_SPACING: Duration = Duration::from_millis(20);
+/// Packets in flight whose contents a probe repeats.
+const PROBE_PACKETS: usize = 2;
+/// A keep-alive is sent after this share of the idle time-out.
+const KEEP_ALIVE_SHARE: u32 = 4;
+
+impl Session {
+    /// When `handle_timeout` (or, for pacing, `poll_transmit`) should be called next.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        let mut at = |t: Option<Instant>| {
+            if let Some(t) = t {
+                next = Some(next.map_or(t, |n| n.min(t)));
+            }
+        };
+        match &self.phase {
+            Phase::Closed => return None,
+            Phase::Closing { .. } => return Some(now),
+            Phase::Hello(h) => at(Some(h.next_at().min(h.deadline))),
+            Phase::Confirming(_) | Phase::Open => {
+                at(self.give_up.as_ref().map(|_| now));
+                at(self.received.deadline());
+                at(self.sent.loss_deadline());
+                at(self.pto_deadline());
+                at(self.keep_alive_deadline());
+                at(self.pacing_deadline(now));
+                at(Some(self.idle_deadline()));
+                at(self.completed_at.filter(|_| !self.is_client()).map(|t| t + LINGER));
+                at(self.drain_deadline());
+            }
+        }
+        if let Role::Client { reject: Some((t, _)), .. } = &self.role {
+            at(Some(*t));
+        }
+        next
+    }
+
+    fn is_client(&self) -> bool {
+        matches!(self.role, Role::Client { .. })
+    }
+
+    /// Everything that is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if let Role::Client { reject: Some((t, reason)), .. } = &self.role {
+            if now >= *t && matches!(self.phase, Phase::Hello(_) | Phase::Confirming(_)) {
+                let reason = reason.clone();
+                self.finish(reason);
+                return;
+            }
+        }
+        match &self.phase {
+            Phase::Closed | Phase::Closing { .. } => return,
+            Phase::Hello(h) => {
+                if now >= h.deadline {
+                    let after = self.config.connect_timeout;
+                    self.finish(CloseReason::Unreachable { remote: self.path.remote, after });
+                }
+                return;
+            }
+            Phase::Confirming(_) | Phase::Open => {}
+        }
+        if let Some(reason) = self.give_up.take() {
+            self.close(now, reason);
+            return;
+        }
+        if now >= self.idle_deadline() {
+            self.finish(CloseReason::TimedOut { after: self.idle_timeout });
+            return;
+        }
+        if self.completed_at.is_some_and(|t| !self.is_client() && now >= t + LINGER) {
+            self.close(now, CloseReason::Done);
+            return;
+        }
+        if self.sent.loss_deadline().is_some_and(|t| now >= t) {
+            self.on_loss_timer(now);
+        }
+        if self.pto_deadline().is_some_and(|t| now >= t) {
+            self.on_pto(now);
+        }
+        if self.keep_alive_deadline().is_some_and(|t| now >= t) {
+            self.ping_due = true;
+        }
+        self.advance(now);
+    }
+
+    fn on_loss_timer(&mut self, now: Instant) {
+        let mut outcome = std::mem::take(&mut self.outcome);
+        outcome.acked.clear();
+        outcome.lost.clear();
+        outcome.spurious.clear();
+        self.sent.detect_losses(now, self.rtt.smoothed(), &mut outcome);
+        if self.settle_lost(now, &outcome.lost) {
+            self.path.on_mtu_changed(now);
+        }
+        self.outcome = outcome;
+    }
+
+    fn idle_deadline(&self) -> Instant {
+        self.heard_at + self.idle_timeout
+    }
+
+    /// When silence after the last ack-eliciting packet means that something has to be done.
+    pub(super) fn pto_deadline(&self) -> Option<Instant> {
+        if self.sent.packets_in_flight() == 0 {
+            return None;
+        }
+        let last = self.sent.last_eliciting_at()?;
+        let pto = self.rtt.pto(self.feedback_delay());
+        let slow = self.silent_since.is_some_and(|t| last >= t + PROBE_EAGER_TIME);
+        let backoff = pto * (1 << self.silent_ptos.min(4));
+        let spacing = if slow {
+            PROBE_SLOW_SPACING
+        } else {
+            backoff.min((self.rtt.smoothed() * MAX_PROBE_SPACING_RTTS).max(pto))
+        };
+        Some(last + spacing.max(MIN_PROBE_SPACING))
+    }
+
+    /// Nothing heard although something is in flight: repeat the oldest of it, beyond the window.
+    fn on_pto(&mut self, now: Instant) {
+        self.silent_ptos += 1;
+        self.silent_since.get_or_insert(now);
+        self.path.controller.on_silence(now, self.silent_ptos);
+        self.path.update(now);
+        let mut contents = Vec::with_capacity(PROBE_PACKETS);
+        self.sent.for_each_in_flight(|_, _, content| {
+            contents.push(*content);
+            contents.len() < PROBE_PACKETS
+        });
+        for c in &contents {
+            self.content_missing(c);
+        }
+        self.probes_due = PROBE_PACKETS as u8;
+        // The peer's view of the floor may be what is missing.
+        self.floor_sent_at = None;
+    }
+
+    fn keep_alive_deadline(&self) -> Option<Instant> {
+        let last = self.sent.last_eliciting_at().unwrap_or(self.started_at).max(self.started_at);
+        if self.ping_due {
+            return None;
+        }
+        let mut pause = self.idle_timeout / KEEP_ALIVE_SHARE;
+        // Waiting for credit or room: ask again before long, the word of it may be lost.
+        if self.control_tx.is_blocked() || self.sender.has_fresh() && !self.peer_has_room() {
+            pause = (self.rtt.smoothed() * 2).clamp(Duration::from_millis(20), pause);
+        }
+        Some(last + pause)
+    }
+
+    /// When pacing lets something leave that is waiting for nothing else.
+    fn pacing_deadline(&self, now: Instant) -> Option<Instant> {
+        if self.probes_due > 0 {
+            return Some(now);
+        }
+        (self.has_data() && self.window_has_room()).then(|| self.path.next_release(now))
+    }
+
+    /// A client that is done waits for the peer to confirm its last words, but not for ever.
+    pub(super) fn drain_deadline(&self) -> Option<Instant> {
+        let done = self.completed_at.filter(|_| self.is_client())?;
+        Some(done + self.rtt.pto(self.feedback_delay()) * 3)
+    }
+}

@@ -1,0 +1,321 @@
+//! Role: makes finished entries durable and visible, many at a time.
+//! Owns: entries that wait for their sync and their final name, in the order in which they finished.
+//! Implements: docs/PROTOCOL.md, "Files" (commit).
+//!
+//! A batch ends in three steps: everything staged is synced, then everything gets its name (and directories their
+//! mode and mtime) in order, then the directories are synced. A few entries are synced one by one; many by syncing
+//! the file system, which costs about as much as two single syncs. No answer is given before the last step.
+
+use super::SessionKey;
+use super::error::from_io;
+use super::jail::{DirHandle, permitted_mode, retry, times_of};
+use super::partial::Staged;
+use crate::transfer::job::{Done, FileId, Meta, Overwrite, StoreError};
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+/// Up to so many entries or directories are synced singly. Own measurement on ext4: beyond, syncfs is cheaper.
+const SINGLE_SYNCS: usize = 8;
+/// Entries in the first batch after a pause; each full batch allows the next one to be `GROWTH` times as large, so
+/// that the first answers come at once and a flood of files costs few syncs.
+const FIRST_ENTRIES: usize = 16;
+const GROWTH: usize = 4;
+/// Most entries in a batch: what is lost, and sent again, when the power fails.
+const MAX_ENTRIES: usize = 4096;
+/// Most bytes of small files in a batch.
+const MAX_BYTES: u64 = 32 << 20;
+/// Most directories whose handles a batch keeps open, and most big files (which stay locked until renamed).
+/// Own choice: together a third of the usual RLIMIT_NOFILE of 1024.
+const MAX_DIRS: usize = 256;
+const MAX_LOCKED: usize = 64;
+
+/// What is to be done with an entry at the end of its batch.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// Give a staged file or link its name.
+    Publish {
+        /// The hidden file.
+        staged: Staged,
+        /// Its handle: kept for single syncs, and for a big file's lock.
+        handle: Option<File>,
+        /// True: `handle` holds a lock and must stay open until the name is given.
+        locked: bool,
+        /// Existing files.
+        overwrite: Overwrite,
+        /// For the answer.
+        digest: Option<[u8; 32]>,
+    },
+    /// A directory that is there already; its parent must be synced.
+    Made {
+        /// The parent.
+        parent: Arc<DirHandle>,
+    },
+    /// Set mode and mtime of a directory.
+    End {
+        /// Its parent.
+        parent: Arc<DirHandle>,
+        /// Its name.
+        name: Vec<u8>,
+        /// What to set.
+        meta: Meta,
+    },
+    /// Nothing: an answer that must keep its place in the order.
+    Failed {
+        /// Any directory of the same file system.
+        dir: Arc<DirHandle>,
+        /// The answer.
+        error: StoreError,
+    },
+}
+
+#[derive(Debug)]
+struct Pending {
+    session: SessionKey,
+    file: FileId,
+    shown: Vec<u8>,
+    what: What,
+    error: Option<StoreError>,
+}
+
+/// The batch of a store, over all its sessions.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pending: Vec<Pending>,
+    /// Directories with new entries, by identity.
+    touched: HashMap<(u64, u64), Arc<DirHandle>>,
+    /// Directory and final name of what is staged.
+    places: HashSet<((u64, u64), Vec<u8>)>,
+    bytes: u64,
+    locked: usize,
+    limit: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            pending: Vec::new(),
+            touched: HashMap::new(),
+            places: HashSet::new(),
+            bytes: 0,
+            locked: 0,
+            limit: FIRST_ENTRIES,
+        }
+    }
+}
+
+impl Batch {
+    /// A directory got a new entry: it is synced at the end of the batch.
+    pub(crate) fn touch(&mut self, dir: Arc<DirHandle>) {
+        self.touched.insert(dir.id, dir);
+    }
+
+    /// Adds an entry with `bytes` of fresh data.
+    pub(crate) fn add(&mut self, session: SessionKey, file: FileId, shown: Vec<u8>, what: What, bytes: u64) {
+        match &what {
+            What::Publish { staged, locked, .. } => {
+                self.touch(Arc::clone(&staged.dir));
+                self.places.insert((staged.dir.id, staged.name.clone()));
+                self.locked += usize::from(*locked);
+            }
+            What::Made { parent } => self.touch(Arc::clone(parent)),
+            What::End { .. } | What::Failed { .. } => {}
+        }
+        self.bytes += bytes;
+        self.pending.push(Pending { session, file, shown, what, error: None });
+        if self.pending.len() == SINGLE_SYNCS + 1 {
+            // Now it will be synced by file system: the handles of small files are not needed any more.
+            for entry in &mut self.pending {
+                entry.drop_spare_handle();
+            }
+        } else if self.pending.len() > SINGLE_SYNCS
+            && let Some(entry) = self.pending.last_mut()
+        {
+            entry.drop_spare_handle();
+        }
+    }
+
+    /// True if something staged is about to get this name.
+    pub(crate) fn holds(&self, dir: &DirHandle, name: &[u8]) -> bool {
+        !self.places.is_empty() && self.places.contains(&(dir.id, name.to_vec()))
+    }
+
+    /// True if something staged is about to get its name.
+    pub(crate) fn has_staged(&self) -> bool {
+        !self.places.is_empty()
+    }
+
+    /// True if it is time to `flush`, whatever else is queued.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pending.len() >= self.limit
+            || self.bytes >= MAX_BYTES
+            || self.touched.len() >= MAX_DIRS
+            || self.locked >= MAX_LOCKED
+    }
+
+    /// Drops what a session has waiting.
+    pub(crate) fn drop_session(&mut self, session: SessionKey) {
+        self.pending.retain(|entry| {
+            // A sealed big file stays as a partial: its bytes came at a price.
+            if entry.session == session
+                && let What::Publish { staged, locked: false, .. } = &entry.what
+            {
+                staged.discard();
+            }
+            entry.session != session
+        });
+        self.locked = self.pending.iter().filter(|e| e.is_locked()).count();
+    }
+
+    /// Syncs, names, syncs, answers. `full`: more is queued, so that the next batch may be larger.
+    pub(crate) fn flush(&mut self, full: bool, done: &mut Vec<(SessionKey, Done)>) {
+        self.limit = if full { (self.limit * GROWTH).min(MAX_ENTRIES) } else { FIRST_ENTRIES };
+        if self.pending.is_empty() {
+            if full {
+                // Only parents of big files that are still coming: what fails here fails again at their commit.
+                sync_file_systems(&std::mem::take(&mut self.touched), &mut []);
+            }
+            return;
+        }
+        self.places.clear();
+        let many = self.pending.len() > SINGLE_SYNCS || self.touched.len() > SINGLE_SYNCS;
+        let mut pending = std::mem::take(&mut self.pending);
+        let touched = std::mem::take(&mut self.touched);
+        (self.bytes, self.locked) = (0, 0);
+        if many {
+            if pending.iter().any(|entry| matches!(entry.what, What::Publish { .. })) {
+                sync_file_systems(&touched, &mut pending);
+            }
+        } else {
+            for entry in &mut pending {
+                entry.sync_data();
+            }
+        }
+        let mut ended = Vec::new();
+        for entry in &mut pending {
+            let dir = entry.apply();
+            // A directory's own mode and mtime are synced like its entries.
+            ended.extend(dir.filter(|_| !many));
+        }
+        if many {
+            sync_file_systems(&touched, &mut pending);
+        } else {
+            sync_dirs(&touched, &ended, &mut pending);
+        }
+        done.extend(pending.into_iter().map(Pending::into_answer));
+    }
+}
+
+impl Pending {
+    fn is_locked(&self) -> bool {
+        matches!(self.what, What::Publish { locked: true, .. })
+    }
+
+    fn drop_spare_handle(&mut self) {
+        if let What::Publish { handle, locked: false, .. } = &mut self.what {
+            *handle = None;
+        }
+    }
+
+    /// The directory that this entry's name is in.
+    fn dir(&self) -> &Arc<DirHandle> {
+        match &self.what {
+            What::Publish { staged, .. } => &staged.dir,
+            What::Made { parent } | What::End { parent, .. } => parent,
+            What::Failed { dir, .. } => dir,
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        if self.error.is_none() {
+            self.error = Some(from_io(&self.shown, "could not be made safe on the disk", error));
+        }
+    }
+
+    fn sync_data(&mut self) {
+        if let What::Publish { handle: Some(file), .. } = &self.what
+            && let Err(error) = retry(|| rustix::fs::fsync(file))
+        {
+            self.fail(&error);
+        }
+    }
+
+    /// Gives the entry its name or its mode; returns a directory to be synced for its own sake.
+    fn apply(&mut self) -> Option<DirHandle> {
+        let result = match &self.what {
+            What::Publish { staged, .. } if self.error.is_some() => {
+                staged.discard();
+                return None;
+            }
+            What::Publish { staged, overwrite, .. } => {
+                let result = staged.publish(*overwrite, &self.shown);
+                if result.is_err() {
+                    staged.discard();
+                }
+                result.map(|()| None)
+            }
+            What::Made { .. } => Ok(None),
+            What::Failed { error, .. } => Err(error.clone()),
+            What::End { parent, name, meta } => set_dir_meta(parent, name, meta)
+                .map(Some)
+                .map_err(|e| from_io(&self.shown, "cannot be given its mode and time", &e)),
+        };
+        match result {
+            Ok(dir) => dir,
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    fn into_answer(self) -> (SessionKey, Done) {
+        let digest = match self.what {
+            What::Publish { digest, .. } => digest,
+            _ => None,
+        };
+        let result = match self.error {
+            Some(error) => Err(error),
+            None => Ok(digest),
+        };
+        (self.session, Done::Committed { file: self.file, result })
+    }
+}
+
+fn set_dir_meta(parent: &DirHandle, name: &[u8], meta: &Meta) -> io::Result<DirHandle> {
+    let dir = parent.open_dir(name)?;
+    // Times first: afterwards the mode may forbid us the directory.
+    retry(|| rustix::fs::futimens(&dir, &times_of(meta)))?;
+    retry(|| rustix::fs::fchmod(&dir, permitted_mode(meta)))?;
+    Ok(dir)
+}
+
+/// Syncs each file system that has touched directories once; its entries fail if that fails.
+fn sync_file_systems(touched: &HashMap<(u64, u64), Arc<DirHandle>>, pending: &mut [Pending]) {
+    let mut seen: Vec<u64> = Vec::new();
+    let handles: Vec<Arc<DirHandle>> =
+        touched.values().cloned().chain(pending.iter().map(|entry| Arc::clone(entry.dir()))).collect();
+    for dir in handles {
+        if seen.contains(&dir.id.0) {
+            continue;
+        }
+        seen.push(dir.id.0);
+        if let Err(error) = dir.sync_file_system() {
+            for entry in pending.iter_mut().filter(|entry| entry.dir().id.0 == dir.id.0) {
+                entry.fail(&error);
+            }
+        }
+    }
+}
+
+/// Syncs directories one by one; the entries of one that cannot be synced fail.
+fn sync_dirs(touched: &HashMap<(u64, u64), Arc<DirHandle>>, ended: &[DirHandle], pending: &mut [Pending]) {
+    for dir in touched.values().map(|dir| &**dir).chain(ended) {
+        if let Err(error) = dir.sync() {
+            for entry in pending.iter_mut().filter(|entry| entry.dir().id == dir.id) {
+                entry.fail(&error);
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Role: directories as handles: every path of a peer is resolved beneath one, never by name from the root.
+//! Owns: the jail's handle, and a cache of directory handles.
+//! Implements: docs/PROTOCOL.md, "Files" (paths).
+//!
+//! Two ways of resolution. A path that names a destination or a source root goes through cap-std (openat2 with
+//! RESOLVE_BENEATH where the kernel has it): links inside the jail are followed, none leads out. Whatever lies
+//! below such a root is opened one component at a time with O_NOFOLLOW: no link is followed at all, so that a link
+//! which a peer has sent, or which somebody puts there at the wrong moment, leads nowhere.
+
+use super::error::{from_io, wrong_kind};
+use super::names::{join, split_first, split_last};
+use crate::transfer::job::{Meta, StoreError};
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Directory handles kept open for receiving. Own choice: deeper than trees mostly are, few beside RLIMIT_NOFILE.
+const CACHED_DIRS: usize = 64;
+
+/// Bytes as a path.
+pub(crate) fn as_path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+/// Repeats a system call that a signal interrupted.
+pub(crate) fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    rustix::io::retry_on_intr(call).map_err(io::Error::from)
+}
+
+/// An open directory with its identity.
+#[derive(Debug)]
+pub(crate) struct DirHandle {
+    fd: OwnedFd,
+    /// Device and inode number.
+    pub(crate) id: (u64, u64),
+}
+
+impl AsFd for DirHandle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl DirHandle {
+    /// Takes an open directory.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Self { fd, id: (stat.st_dev, stat.st_ino) })
+    }
+
+    /// Opens the directory `name` in this one; a link there is an error (ELOOP).
+    pub(crate) fn open_dir(&self, name: &[u8]) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match retry(|| rustix::fs::openat(self, name, flags, Mode::empty())) {
+            Ok(fd) => Self::new(fd),
+            // With O_DIRECTORY, Linux reports a link as "not a directory".
+            Err(error) if error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => {
+                let link = self.stat(name).is_ok_and(|s| file_type(&s) == FileType::Symlink);
+                Err(if link { Errno::LOOP.into() } else { error })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a directory below this one, following no link; an empty path is this directory itself.
+    pub(crate) fn open_dir_below(&self, path: &[u8]) -> io::Result<Self> {
+        let mut at = Self::new(self.fd.try_clone()?)?;
+        let mut rest = path;
+        while !rest.is_empty() {
+            let (name, tail) = split_first(rest);
+            at = at.open_dir(name)?;
+            rest = tail;
+        }
+        Ok(at)
+    }
+
+    /// Opens the file `name` for reading; neither a link nor a pipe's missing writer can hold it up.
+    pub(crate) fn open_file(&self, name: &[u8]) -> io::Result<std::fs::File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        Ok(retry(|| rustix::fs::openat(self, name, flags, Mode::empty()))?.into())
+    }
+
+    /// What stands under `name`, links not followed.
+    pub(crate) fn stat(&self, name: &[u8]) -> io::Result<Stat> {
+        retry(|| rustix::fs::statat(self, name, AtFlags::SYMLINK_NOFOLLOW))
+    }
+
+    /// Makes the directory `name`; `Ok(false)`: it was there.
+    pub(crate) fn make_dir(&self, name: &[u8], mode: u32) -> io::Result<bool> {
+        match retry(|| rustix::fs::mkdirat(self, name, Mode::from_raw_mode(mode))) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a name that is not a directory; errors do not matter to the caller.
+    pub(crate) fn unlink(&self, name: &[u8]) {
+        let _ = retry(|| rustix::fs::unlinkat(self, name, AtFlags::empty()));
+    }
+
+    /// Makes the directory's own entries durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        retry(|| rustix::fs::fsync(self))
+    }
+
+    /// Makes the whole file system durable that this directory is on.
+    pub(crate) fn sync_file_system(&self) -> io::Result<()> {
+        retry(|| rustix::fs::syncfs(self))
+    }
+}
+
+/// The type of what a `stat` describes.
+pub(crate) fn file_type(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Mode and mtime of a `stat`.
+#[expect(clippy::unnecessary_cast, reason = "the fields' types differ between architectures")]
+pub(crate) fn meta_of(stat: &Stat) -> Meta {
+    Meta {
+        mode: stat.st_mode as u32 & 0o7777,
+        mtime_s: stat.st_mtime as i64,
+        mtime_ns: stat.st_mtime_nsec as u32,
+    }
+}
+
+/// The modes that a store sets for a peer: no set-user-ID, set-group-ID or sticky bit, which would hand the
+/// server's identity to whoever uploads.
+pub(crate) fn permitted_mode(meta: &Meta) -> Mode {
+    Mode::from_raw_mode(meta.mode & 0o777)
+}
+
+/// The times to set for a received entry: its mtime; the access time stays.
+pub(crate) fn times_of(meta: &Meta) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec { tv_sec: meta.mtime_s, tv_nsec: meta.mtime_ns.min(999_999_999).into() },
+    }
+}
+
+/// The directory that peers live in.
+#[derive(Debug)]
+pub(crate) struct Jail {
+    dir: Dir,
+}
+
+impl Jail {
+    /// Opens the jail itself, by the path that the local user gave.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { dir: Dir::open_ambient_dir(path, ambient_authority())? })
+    }
+
+    /// A new handle of the jail itself.
+    pub(crate) fn handle(&self) -> io::Result<DirHandle> {
+        DirHandle::new(self.dir.try_clone()?.into_std_file().into())
+    }
+
+    /// Opens a directory beneath; links inside the jail are followed.
+    pub(crate) fn open_dir(&self, path: &[u8]) -> io::Result<DirHandle> {
+        let path = if path.is_empty() { b"." } else { path };
+        DirHandle::new(self.dir.open_dir(as_path(path))?.into_std_file().into())
+    }
+
+    /// Where a path really lies, if that is beneath: its parent directory and last component, links resolved.
+    pub(crate) fn locate(&self, path: &[u8]) -> io::Result<(DirHandle, Vec<u8>)> {
+        let real = self.dir.canonicalize(as_path(path))?;
+        let (parent, name) = split_last(real.as_os_str().as_bytes());
+        Ok((self.open_dir(parent)?, name.to_vec()))
+    }
+
+    /// Opens the directory `path`, making what is missing. Directories that got new entries go to `touched`.
+    pub(crate) fn ensure_dir(&self, path: &[u8], touched: Touched<'_>) -> Result<Arc<DirHandle>, StoreError> {
+        let doing = "cannot be used as the destination";
+        let mut have = path;
+        loop {
+            match self.open_dir(have) {
+                Ok(dir) => {
+                    let missing = path[have.len()..].strip_prefix(b"/").unwrap_or(&path[have.len()..]);
+                    return ensure_below(Arc::new(dir), missing, 0o777, path, Some(touched));
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !have.is_empty() => {
+                    have = split_last(have).0
+                }
+                Err(e) => return Err(from_io(path, doing, &e)),
+            }
+        }
+    }
+}
+
+/// Takes directories that got new entries.
+pub(crate) type Touched<'a> = &'a mut dyn FnMut(Arc<DirHandle>);
+
+/// Opens `path` below `dir` without following any link, making directories that are missing, if `touched` is given.
+pub(crate) fn ensure_below(
+    dir: Arc<DirHandle>,
+    path: &[u8],
+    mode: u32,
+    shown: &[u8],
+    mut touched: Option<Touched<'_>>,
+) -> Result<Arc<DirHandle>, StoreError> {
+    let mut at = dir;
+    let mut rest = path;
+    while !rest.is_empty() {
+        let (name, tail) = split_first(rest);
+        let next = match (at.open_dir(name), &mut touched) {
+            (Err(e), Some(touched)) if e.kind() == io::ErrorKind::NotFound => {
+                let fail = |e: io::Error| from_io(shown, "has a directory that cannot be made", &e);
+                if at.make_dir(name, mode).map_err(fail)? {
+                    touched(Arc::clone(&at));
+                }
+                at.open_dir(name)
+            }
+            (other, _) => other,
+        };
+        at = Arc::new(next.map_err(|e| parent_error(shown, &e))?);
+        rest = tail;
+    }
+    Ok(at)
+}
+
+/// The error for an entry one of whose parent directories cannot be opened.
+fn parent_error(shown: &[u8], error: &io::Error) -> StoreError {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::LOOP) => {
+            super::error::forbidden(shown, "leads through a link; nothing is written through links")
+        }
+        Some(Errno::NOTDIR) => {
+            wrong_kind(shown, "a file stands where a directory is needed; rename one of them")
+        }
+        _ => from_io(shown, "cannot be written", error),
+    }
+}
+
+/// Parent directories of received entries, the most recently used first.
+#[derive(Debug, Default)]
+pub(crate) struct DirCache {
+    /// Destination, path below it, handle.
+    dirs: VecDeque<(u64, Vec<u8>, Arc<DirHandle>)>,
+}
+
+impl DirCache {
+    /// Opens the directory `path` below the destination `dest` with handle `base`, as `ensure_below` does.
+    pub(crate) fn parent(
+        &mut self,
+        (dest, base): (u64, &Arc<DirHandle>),
+        path: &[u8],
+        shown: &[u8],
+        touched: Option<Touched<'_>>,
+    ) -> Result<Arc<DirHandle>, StoreError> {
+        if path.is_empty() {
+            return Ok(Arc::clone(base));
+        }
+        if let Some(dir) = self.find(dest, path) {
+            return Ok(dir);
+        }
+        let (above, name) = split_last(path);
+        let dir = match self.find(dest, above) {
+            Some(dir) => ensure_below(dir, name, 0o777, shown, touched)?,
+            None => ensure_below(Arc::clone(base), path, 0o777, shown, touched)?,
+        };
+        if self.dirs.len() == CACHED_DIRS {
+            self.dirs.pop_back();
+        }
+        self.dirs.push_front((dest, path.to_vec(), Arc::clone(&dir)));
+        Ok(dir)
+    }
+
+    fn find(&mut self, dest: u64, path: &[u8]) -> Option<Arc<DirHandle>> {
+        let at = self.dirs.iter().position(|(d, p, _)| *d == dest && p == path)?;
+        if at > 0 {
+            let hit = self.dirs.remove(at)?;
+            self.dirs.push_front(hit);
+        }
+        self.dirs.front().map(|(_, _, dir)| Arc::clone(dir))
+    }
+
+    /// Forgets the handles of a destination (all of them, if `None`).
+    pub(crate) fn forget(&mut self, dest: Option<u64>) {
+        self.dirs.retain(|(d, _, _)| dest.is_some_and(|gone| gone != *d));
+    }
+}
+
+/// Removes a tree below `dir`, following no link. For our own scratch space only.
+pub(crate) fn remove_tree(dir: &DirHandle, name: &[u8]) -> io::Result<()> {
+    let Ok(inner) = dir.open_dir(name) else {
+        return retry(|| rustix::fs::unlinkat(dir, name, AtFlags::empty()));
+    };
+    // Depth is bounded by the path lengths that could be made; cap-std removes without following links.
+    let whole = Dir::from_std_file(inner.fd.into());
+    match whole.remove_open_dir_all() {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Joins for messages: the path of an entry below a root.
+pub(crate) fn shown_below(root: &[u8], below: &[u8]) -> Vec<u8> {
+    join(root, below)
+}

@@ -1,0 +1,443 @@
+//! Role: the receiving half of the memory store: entries, chunks, commits, partials.
+//! Owns: per session, the destination, the files being received and the directory ends that wait for them.
+//! Implements: docs/PROTOCOL.md, "Files" (sinks).
+
+use super::{Content, Files, MemoryStore, Node, Out, SCRATCH_DIR};
+use crate::codec::chunk::{crc32, decode_chunk};
+use crate::store::SessionKey;
+use crate::store::dest::{DestPlan, Space, checked};
+use crate::store::digest::{Layout, RangeSet, Received, sha256};
+use crate::store::error::{busy, digest_mismatch, exists, forbidden, refuse, wrong_kind};
+use crate::store::names::{is_below, join, split_first};
+use crate::transfer::job::{
+    BeginEntry, ChunkCodec, Dest, Done, EntryKind, FileId, Location, Meta, Overwrite, StoreError,
+    StoreErrorKind,
+};
+use bytes::Bytes;
+use std::ops::Range;
+
+/// What is kept of an unfinished file.
+#[derive(Debug)]
+pub(super) struct Partial {
+    data: Vec<u8>,
+    layout: Layout,
+    meta: Meta,
+    whole: RangeSet,
+}
+
+/// A file being received.
+#[derive(Debug)]
+pub(super) struct Sink {
+    /// Where it will stand in the tree.
+    place: Vec<u8>,
+    /// Its manifest path, for messages.
+    shown: Vec<u8>,
+    data: Vec<u8>,
+    received: Received,
+    meta: Meta,
+    overwrite: Overwrite,
+}
+
+#[derive(Debug)]
+struct WaitingEnd {
+    file: FileId,
+    place: Vec<u8>,
+    shown: Vec<u8>,
+    meta: Meta,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Receiving {
+    plan: Option<DestPlan>,
+    sinks: Files<Sink>,
+    waiting: Vec<WaitingEnd>,
+    scratch: Vec<Vec<u8>>,
+}
+
+impl Receiving {
+    pub(super) fn open_count(&self) -> usize {
+        self.sinks.len()
+    }
+
+    pub(super) fn into_parts(self) -> (impl Iterator<Item = Sink>, Vec<Vec<u8>>) {
+        (self.sinks.into_values(), self.scratch)
+    }
+}
+
+impl MemoryStore {
+    pub(super) fn set_dest(&mut self, session: SessionKey, dest: &Dest) -> Result<(), StoreError> {
+        let (space, path) = checked(dest)?;
+        let base = Self::tree_path(&dest.location);
+        self.no_link_above(&base, path)?;
+        let plan = DestPlan::new(dest, self.tree.is_dir(&base))?;
+        let base = in_space(space, &plan.base);
+        match self.tree.get(&base) {
+            None | Some(Node::Dir(_)) => {}
+            Some(_) => {
+                return Err(wrong_kind(path, "is not a directory; name a directory or choose another name"));
+            }
+        }
+        if !base.is_empty() && !self.tree.is_dir(&base) {
+            self.tree.insert(&base, Node::Dir(Meta { mode: 0o755, ..Meta::default() }));
+        }
+        let receiving = self.receiving(session);
+        if space == Space::Scratch {
+            receiving.scratch.push(split_first(path).0.to_vec());
+        }
+        receiving.plan = Some(plan);
+        Ok(())
+    }
+
+    /// No proper ancestor of `place` may be a link or a file.
+    fn no_link_above(&self, place: &[u8], shown: &[u8]) -> Result<(), StoreError> {
+        let mut at = place;
+        while let Some(slash) = at.iter().rposition(|&b| b == b'/') {
+            at = &at[..slash];
+            match self.tree.get(at) {
+                Some(Node::Symlink(..)) => {
+                    return Err(forbidden(shown, "leads through a link; nothing is written through links"));
+                }
+                Some(Node::File(..)) => {
+                    return Err(wrong_kind(
+                        shown,
+                        "a file stands where a directory is needed; rename one of them",
+                    ));
+                }
+                Some(Node::Dir(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin(&mut self, session: SessionKey, entry: BeginEntry, out: Out<'_>) {
+        let file = entry.file;
+        let streamed = entry.kind == EntryKind::File && entry.inline.is_none();
+        let result = self.begin_entry(session, entry);
+        match result {
+            Ok(Begun::Open(have)) => out(Done::Began { file, result: Ok(have) }),
+            Ok(Begun::Placed(digest)) => out(Done::Committed { file, result: Ok(digest) }),
+            Ok(Begun::Waits) => self.release_ends(session, out),
+            Err(error) if streamed => out(Done::Began { file, result: Err(error) }),
+            Err(error) => out(Done::Committed { file, result: Err(error) }),
+        }
+    }
+
+    fn begin_entry(&mut self, session: SessionKey, entry: BeginEntry) -> Result<Begun, StoreError> {
+        let receiving = self.receiving(session);
+        let Some(plan) = &mut receiving.plan else {
+            return Err(refuse(StoreErrorKind::Io, &entry.path, "came before its destination was set"));
+        };
+        let (space, overwrite) = (plan.space, plan.overwrite);
+        let place = plan.place(&entry.path, entry.kind)?;
+        let place = in_space(space, &join(&plan.base, &place));
+        self.no_link_above(&place, &entry.path)?;
+        match entry.kind {
+            EntryKind::Dir => match self.tree.get(&place) {
+                None => self.tree.insert(&place, Node::Dir(Meta { mode: 0o755, ..Meta::default() })),
+                Some(Node::Dir(_)) => {}
+                Some(_) => {
+                    let why = "a file stands where a directory is needed; rename one of them";
+                    return Err(wrong_kind(&entry.path, why));
+                }
+            },
+            EntryKind::DirEnd => {
+                let end = WaitingEnd { file: entry.file, place, shown: entry.path, meta: entry.meta };
+                self.receiving(session).waiting.push(end);
+                return Ok(Begun::Waits);
+            }
+            EntryKind::Symlink => {
+                self.may_place(&place, &entry.path, overwrite)?;
+                let meta = Meta { mode: 0, ..entry.meta };
+                self.tree.insert(&place, Node::Symlink(entry.target, meta));
+            }
+            EntryKind::File => return self.begin_file(session, place, overwrite, entry),
+        }
+        Ok(Begun::Placed(None))
+    }
+
+    fn begin_file(
+        &mut self,
+        session: SessionKey,
+        place: Vec<u8>,
+        overwrite: Overwrite,
+        entry: BeginEntry,
+    ) -> Result<Begun, StoreError> {
+        self.may_place(&place, &entry.path, overwrite)?;
+        if let Some(inline) = entry.inline {
+            let digest = sha256(&inline.data);
+            if digest != inline.sha256 || inline.data.len() as u64 != entry.size {
+                return Err(digest_mismatch(&entry.path));
+            }
+            self.spend(&entry.path, entry.size)?;
+            self.tree.insert(&place, Node::File(Content::Bytes(inline.data), permitted(entry.meta)));
+            return Ok(Begun::Placed(Some(digest)));
+        }
+        if entry.chunk_size == 0 {
+            return Err(forbidden(&entry.path, "was announced with chunks of zero bytes"));
+        }
+        if self.sessions.values().any(|s| s.receiving.sinks.values().any(|sink| sink.place == place)) {
+            return Err(busy(&entry.path));
+        }
+        if entry.size > self.capacity_bytes {
+            let why = "there is not enough space on the disk; free some and run the command again";
+            return Err(refuse(StoreErrorKind::NoSpace, &entry.path, why));
+        }
+        let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
+        let kept = self.partials.remove(&place).filter(|p| {
+            (p.layout.size, p.layout.chunk_size, p.meta) == (layout.size, layout.chunk_size, entry.meta)
+        });
+        let (data, whole) = match kept {
+            Some(partial) => (partial.data, partial.whole),
+            None => (vec![0; entry.size as usize], RangeSet::default()),
+        };
+        let have = whole.ranges().to_vec();
+        let received = Received::new(layout, whole);
+        let sink = Sink { place, shown: entry.path, data, received, meta: entry.meta, overwrite };
+        self.receiving(session).sinks.insert(entry.file, sink);
+        Ok(Begun::Open(have))
+    }
+
+    /// Whether a file or link may take this name.
+    fn may_place(&self, place: &[u8], shown: &[u8], overwrite: Overwrite) -> Result<(), StoreError> {
+        match self.tree.get(place) {
+            Some(Node::Dir(_)) => {
+                Err(wrong_kind(shown, "is a directory at the destination; rename one of them"))
+            }
+            Some(_) if overwrite == Overwrite::Never => Err(exists(shown)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts written bytes against the injected fault.
+    fn spend(&mut self, shown: &[u8], bytes: u64) -> Result<(), StoreError> {
+        match &mut self.faults.write_fails {
+            Some((left, kind)) if *left < bytes => {
+                Err(refuse(*kind, shown, "cannot be written: an injected fault; try again without it"))
+            }
+            Some((left, _)) => {
+                *left -= bytes;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn write(
+        &mut self,
+        session: SessionKey,
+        file: FileId,
+        offset: u64,
+        data: &Bytes,
+        out: Out<'_>,
+    ) {
+        let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
+        let shown = sink.shown.clone();
+        let end = offset.checked_add(data.len() as u64).filter(|&end| end <= sink.received.layout.size);
+        let Some(end) = end else {
+            return self.fail(session, file, forbidden(&shown, "bytes came beyond its announced end"), out);
+        };
+        if let Err(error) = self.spend(&shown, data.len() as u64) {
+            return self.fail(session, file, error, out);
+        }
+        let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
+        let chunk_size = u64::from(sink.received.layout.chunk_size);
+        let mut at = offset;
+        while at < end {
+            let chunk = at / chunk_size;
+            let stop = end.min((chunk + 1) * chunk_size);
+            if !sink.received.is_whole(chunk) {
+                let piece = &data[(at - offset) as usize..(stop - offset) as usize];
+                sink.data[at as usize..stop as usize].copy_from_slice(piece);
+            }
+            at = stop;
+        }
+        out(Done::Written { file, bytes: data.len() as u64 });
+    }
+
+    pub(super) fn finish_chunk(
+        &mut self,
+        session: SessionKey,
+        file: FileId,
+        chunk: u64,
+        crc: u32,
+        out: Out<'_>,
+    ) {
+        let flip = self.faults.flip_chunk == Some(chunk);
+        let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
+        if sink.received.is_whole(chunk) {
+            return out(Done::ChunkStored { file, chunk, ok: true });
+        }
+        let Some(range) = extent(sink, chunk) else {
+            let error = forbidden(&sink.shown, "a chunk came beyond its announced end");
+            return self.fail(session, file, error, out);
+        };
+        if flip {
+            sink.data[range.start] ^= 1;
+        }
+        let ok = crc32(&sink.data[range.clone()]) == crc;
+        if ok {
+            sink.store(chunk, range);
+        }
+        if flip {
+            self.faults.flip_chunk = None;
+        }
+        out(Done::ChunkStored { file, chunk, ok });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one job")]
+    pub(super) fn write_encoded(
+        &mut self,
+        session: SessionKey,
+        file: FileId,
+        chunk: u64,
+        codec: ChunkCodec,
+        crc: u32,
+        data: &Bytes,
+        out: Out<'_>,
+    ) {
+        let flip = self.faults.flip_chunk == Some(chunk);
+        let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
+        if sink.received.is_whole(chunk) {
+            return out(Done::ChunkStored { file, chunk, ok: true });
+        }
+        let Some(range) = extent(sink, chunk) else {
+            let error = forbidden(&sink.shown, "a chunk came beyond its announced end");
+            return self.fail(session, file, error, out);
+        };
+        let shown = sink.shown.clone();
+        let plain = decode_chunk(codec, data, range.len()).ok().filter(|p| crc32(p) == crc && !flip);
+        if flip {
+            self.faults.flip_chunk = None;
+        }
+        let Some(plain) = plain else {
+            return out(Done::ChunkStored { file, chunk, ok: false });
+        };
+        if let Err(error) = self.spend(&shown, plain.len() as u64) {
+            return self.fail(session, file, error, out);
+        }
+        let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
+        sink.data[range.clone()].copy_from_slice(&plain);
+        sink.store(chunk, range);
+        out(Done::ChunkStored { file, chunk, ok: true });
+    }
+
+    pub(super) fn commit(&mut self, session: SessionKey, file: FileId, sha256: [u8; 32], out: Out<'_>) {
+        let Some(sink) = self.receiving(session).sinks.remove(&file) else { return };
+        let result = self.commit_sink(sink, sha256);
+        out(Done::Committed { file, result });
+        self.release_ends(session, out);
+    }
+
+    fn commit_sink(&mut self, mut sink: Sink, sha256: [u8; 32]) -> Result<Option<[u8; 32]>, StoreError> {
+        match sink.finish() {
+            None => {
+                let why = "was to be finished with chunks missing; run the command again";
+                return Err(refuse(StoreErrorKind::Io, &sink.shown, why));
+            }
+            Some(value) if value != sha256 => return Err(digest_mismatch(&sink.shown)),
+            Some(_) => {}
+        }
+        self.no_link_above(&sink.place, &sink.shown)?;
+        self.may_place(&sink.place, &sink.shown, sink.overwrite)?;
+        let content = Content::Bytes(Bytes::from(sink.data));
+        self.tree.insert(&sink.place, Node::File(content, permitted(sink.meta)));
+        Ok(Some(sha256))
+    }
+
+    pub(super) fn abort(&mut self, session: SessionKey, file: FileId, keep: bool, out: Out<'_>) {
+        if let Some(sink) = self.receiving(session).sinks.remove(&file)
+            && keep
+        {
+            self.keep_partial(sink);
+        }
+        self.release_ends(session, out);
+    }
+
+    pub(super) fn keep_partial(&mut self, sink: Sink) {
+        if sink.place.starts_with(SCRATCH_DIR) {
+            return;
+        }
+        let whole = sink.received.whole().clone();
+        let partial = Partial { data: sink.data, layout: sink.received.layout, meta: sink.meta, whole };
+        self.partials.insert(sink.place, partial);
+    }
+
+    /// Writing failed: the file is forgotten, its partial kept for a later run.
+    fn fail(&mut self, session: SessionKey, file: FileId, error: StoreError, out: Out<'_>) {
+        if let Some(sink) = self.receiving(session).sinks.remove(&file) {
+            self.keep_partial(sink);
+        }
+        out(Done::SinkFailed { file, error });
+        self.release_ends(session, out);
+    }
+
+    /// Ends the directories below which no file is open any more.
+    fn release_ends(&mut self, session: SessionKey, out: Out<'_>) {
+        let receiving = self.receiving(session);
+        let waiting = std::mem::take(&mut receiving.waiting);
+        let (blocked, free): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|end| receiving.sinks.values().any(|sink| is_below(&sink.place, &end.place)));
+        receiving.waiting = blocked;
+        for end in free {
+            let result = match self.tree.0.get_mut(&super::key(&end.place)) {
+                Some(Node::Dir(meta)) => {
+                    *meta = permitted(end.meta);
+                    Ok(None)
+                }
+                _ => Err(wrong_kind(&end.shown, "is not a directory any more; run the command again")),
+            };
+            out(Done::Committed { file: end.file, result });
+        }
+    }
+}
+
+impl Sink {
+    fn store(&mut self, chunk: u64, range: Range<usize>) {
+        let data = &self.data;
+        let read = |offset: u64, len: usize, buffer: &mut Vec<u8>| {
+            buffer.clear();
+            buffer.extend_from_slice(&data[offset as usize..offset as usize + len]);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        let Ok(()) = self.received.stored(chunk, &data[range], read);
+    }
+
+    fn finish(&mut self) -> Option<[u8; 32]> {
+        let data = &self.data;
+        let read = |offset: u64, len: usize, buffer: &mut Vec<u8>| {
+            buffer.clear();
+            buffer.extend_from_slice(&data[offset as usize..offset as usize + len]);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        let Ok(value) = self.received.finish(read);
+        value
+    }
+}
+
+fn extent(sink: &Sink, chunk: u64) -> Option<Range<usize>> {
+    let (offset, len) = sink.received.layout.extent(chunk)?;
+    Some(offset as usize..offset as usize + len)
+}
+
+/// The modes that a store sets for a peer: no set-user-ID, set-group-ID or sticky bit.
+fn permitted(meta: Meta) -> Meta {
+    Meta { mode: meta.mode & 0o777, ..meta }
+}
+
+/// A path of a name space in the one tree.
+fn in_space(space: Space, path: &[u8]) -> Vec<u8> {
+    MemoryStore::tree_path(&match space {
+        Space::Jail => Location::Jail(path.to_vec()),
+        Space::Scratch => Location::Scratch(path.to_vec()),
+    })
+}
+
+enum Begun {
+    /// A big file is open; these chunks are there already.
+    Open(Vec<Range<u64>>),
+    /// In place.
+    Placed(Option<[u8; 32]>),
+    /// A directory end that waits for the files below it.
+    Waits,
+}

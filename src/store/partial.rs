@@ -1,0 +1,210 @@
+//! Role: hidden files that hold what is not whole yet, their locks, and the step that makes them visible.
+//! Owns: open partials; the counter that names temporary files.
+//! Implements: docs/PROTOCOL.md, "Files" (partials).
+//!
+//! The partial of a big file has a name that follows from the final one, so that a later run finds it, and a lock
+//! (flock) that keeps two writers apart. Small files get a name of their own each: they are written in one go, are
+//! never resumed, and their handles need not stay open until the batch is synced.
+
+use super::error::{busy, exists, from_io, wrong_kind};
+use super::jail::{DirHandle, file_type, retry};
+use super::names::{HIDDEN_PREFIX, partial_name, push_hex};
+use crate::transfer::job::{Overwrite, StoreError, StoreErrorKind};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+/// How often a partial is opened again after its last holder renamed or removed it in the same moment.
+const LOCK_ATTEMPTS: usize = 8;
+
+/// Names for temporary files, unlike those of any other process.
+#[derive(Debug)]
+pub(crate) struct TempNames {
+    prefix: Vec<u8>,
+    next: u64,
+}
+
+impl TempNames {
+    /// `nonce` tells this process apart.
+    pub(crate) fn new(nonce: [u8; 8]) -> Self {
+        let mut prefix = HIDDEN_PREFIX.to_vec();
+        push_hex(&mut prefix, &nonce);
+        prefix.push(b'-');
+        Self { prefix, next: 0 }
+    }
+
+    fn next(&mut self) -> Vec<u8> {
+        self.next += 1;
+        let mut name = self.prefix.clone();
+        name.extend_from_slice(format!("{:x}.tmp", self.next).as_bytes());
+        name
+    }
+}
+
+/// A hidden file (or link) and the name that it is to get.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    /// The directory of both names.
+    pub(crate) dir: Arc<DirHandle>,
+    temp: Vec<u8>,
+    /// The name that it is to get.
+    pub(crate) name: Vec<u8>,
+}
+
+impl Staged {
+    /// Creates a temporary file for `name`.
+    pub(crate) fn create(
+        dir: Arc<DirHandle>,
+        name: &[u8],
+        temps: &mut TempNames,
+    ) -> io::Result<(Self, File)> {
+        let temp = temps.next();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fd = retry(|| rustix::fs::openat(&dir, temp.as_slice(), flags, mode))?;
+        Ok((Self { dir, temp, name: name.to_vec() }, fd.into()))
+    }
+
+    /// Creates a link under a temporary name.
+    pub(crate) fn create_link(
+        dir: Arc<DirHandle>,
+        name: &[u8],
+        target: &[u8],
+        temps: &mut TempNames,
+    ) -> io::Result<Self> {
+        let temp = temps.next();
+        retry(|| rustix::fs::symlinkat(target, &dir, temp.as_slice()))?;
+        Ok(Self { dir, temp, name: name.to_vec() })
+    }
+
+    /// Sets the mtime of a staged link.
+    pub(crate) fn set_link_times(&self, times: &rustix::fs::Timestamps) -> io::Result<()> {
+        retry(|| rustix::fs::utimensat(&self.dir, self.temp.as_slice(), times, AtFlags::SYMLINK_NOFOLLOW))
+    }
+
+    /// Opens and locks the partial of `name`, empty.
+    pub(crate) fn open_partial(
+        dir: Arc<DirHandle>,
+        name: &[u8],
+        shown: &[u8],
+    ) -> Result<(Self, File), StoreError> {
+        let temp = partial_name(name);
+        let fail = |e: io::Error| from_io(shown, "cannot be written", &e);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        for _ in 0..LOCK_ATTEMPTS {
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file: File =
+                retry(|| rustix::fs::openat(&dir, temp.as_slice(), flags, mode)).map_err(fail)?.into();
+            match retry(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+                Ok(()) => {}
+                Err(e) if e.raw_os_error() == Some(Errno::WOULDBLOCK.raw_os_error()) => {
+                    return Err(busy(shown));
+                }
+                // A file system without locks: the name alone must do.
+                Err(e) if e.raw_os_error() == Some(Errno::NOLCK.raw_os_error()) => {}
+                Err(e) if e.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {}
+                Err(e) => return Err(fail(e)),
+            }
+            // Its last holder may have given it its final name between our open and our lock.
+            let opened = rustix::fs::fstat(&file).map_err(|e| fail(e.into()))?;
+            let named = dir.stat(&temp).ok();
+            if !named.is_some_and(|s| (s.st_dev, s.st_ino) == (opened.st_dev, opened.st_ino)) {
+                continue;
+            }
+            // A hard link would let somebody read or change what we write.
+            if file_type(&opened) != FileType::RegularFile || opened.st_nlink != 1 {
+                return Err(wrong_kind(shown, "has a strange file in place of its partial; remove it"));
+            }
+            retry(|| rustix::fs::ftruncate(&file, 0)).map_err(fail)?;
+            retry(|| rustix::fs::fchmod(&file, mode)).map_err(fail)?;
+            return Ok((Self { dir, temp, name: name.to_vec() }, file));
+        }
+        Err(busy(shown))
+    }
+
+    /// Gives it its final name. Nothing is replaced with `Overwrite::Never`, whatever appeared meanwhile.
+    pub(crate) fn publish(&self, overwrite: Overwrite, shown: &[u8]) -> Result<(), StoreError> {
+        let (dir, temp, name) = (&self.dir, self.temp.as_slice(), self.name.as_slice());
+        let result = match overwrite {
+            Overwrite::Always => retry(|| rustix::fs::renameat(dir, temp, dir, name)),
+            Overwrite::Never => {
+                match retry(|| rustix::fs::renameat_with(dir, temp, dir, name, RenameFlags::NOREPLACE)) {
+                    // File systems without RENAME_NOREPLACE (man 2 rename): a hard link does not replace either.
+                    Err(e) if lacks_noreplace(&e) => {
+                        let linked = retry(|| rustix::fs::linkat(dir, temp, dir, name, AtFlags::empty()));
+                        linked.inspect(|()| dir.unlink(temp))
+                    }
+                    other => other,
+                }
+            }
+        };
+        result.map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists if overwrite == Overwrite::Never => exists(shown),
+            io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                wrong_kind(shown, "is a directory at the destination; rename one of them")
+            }
+            _ => from_io(shown, "cannot be given its name", &e),
+        })
+    }
+
+    /// Removes the hidden file.
+    pub(crate) fn discard(&self) {
+        self.dir.unlink(&self.temp);
+    }
+}
+
+fn lacks_noreplace(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
+/// Whether a file or link may take `name`: the early answer; `publish` has the last word.
+pub(crate) fn may_place(
+    dir: &DirHandle,
+    name: &[u8],
+    overwrite: Overwrite,
+    shown: &[u8],
+) -> Result<(), StoreError> {
+    match dir.stat(name) {
+        Ok(stat) if file_type(&stat) == FileType::Directory => {
+            Err(wrong_kind(shown, "is a directory at the destination; rename one of them"))
+        }
+        Ok(_) if overwrite == Overwrite::Never => Err(exists(shown)),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(from_io(shown, "cannot be written", &error)),
+    }
+}
+
+/// Refuses a file that cannot fit, before its bytes travel; with `allocate`, the space is set aside as well.
+pub(crate) fn reserve(file: &File, size: u64, allocate: bool, shown: &[u8]) -> Result<(), StoreError> {
+    let full = |free: u64| {
+        let why = format!(
+            "{} needs {size} bytes, but the disk has {free} free; free some space and run the command again",
+            super::error::shown(shown)
+        );
+        StoreError { kind: StoreErrorKind::NoSpace, message: why }
+    };
+    if i64::try_from(size).is_err() {
+        return Err(full(i64::MAX as u64));
+    }
+    // Some network file systems report no sizes at all: then writing will tell.
+    if let Ok(stat) = rustix::fs::fstatvfs(file)
+        && stat.f_blocks > 0
+    {
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if size > free {
+            return Err(full(free));
+        }
+    }
+    if allocate && size > 0 {
+        match retry(|| rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {
+            Err(e) if e.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {}
+            Err(e) if e.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) => {}
+            other => other.map_err(|e| from_io(shown, "cannot be written", &e))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! Role: one big file being received: its bytes in any order, its chunks checked, its digest.
+//! Owns: the open partial and what of it is whole.
+//! Implements: docs/PROTOCOL.md, "Files" (sinks).
+
+use super::digest::{Layout, RangeSet, Received};
+use super::error::{digest_mismatch, forbidden, from_io, refuse};
+use super::jail::{permitted_mode, retry, times_of};
+use super::partial::Staged;
+use crate::codec::chunk::{crc32, decode_chunk};
+use crate::transfer::job::{ChunkCodec, Meta, Overwrite, StoreError, StoreErrorKind};
+use rustix::buffer::spare_capacity;
+use std::fs::File;
+use std::io;
+
+/// A file being received.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    staged: Staged,
+    file: File,
+    received: Received,
+    /// Its manifest path, for messages.
+    pub(crate) shown: Vec<u8>,
+    /// Its path below the destination, for directories that wait for it.
+    pub(crate) place: Vec<u8>,
+    meta: Meta,
+    /// Existing files.
+    pub(crate) overwrite: Overwrite,
+    buffer: Vec<u8>,
+}
+
+/// Reads exactly `len` bytes at `offset` into `buffer`; a file that ends before is an `UnexpectedEof`.
+pub(crate) fn read_exact_at(file: &File, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+    buffer.clear();
+    buffer.reserve_exact(len);
+    // The capacity may be larger than asked for: what is read beyond is cut off again.
+    while buffer.len() < len {
+        let at = offset + buffer.len() as u64;
+        let got = match rustix::io::pread(file, spare_capacity(buffer), at) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other?,
+        };
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    buffer.truncate(len);
+    Ok(())
+}
+
+/// Writes all of `data` at `offset`.
+pub(crate) fn write_all_at(file: &File, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        let put = retry(|| rustix::io::pwrite(file, data, offset))?;
+        if put == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        data = &data[put..];
+        offset += put as u64;
+    }
+    Ok(())
+}
+
+impl Sink {
+    /// Takes over an open partial of `layout`'s size.
+    pub(crate) fn new(
+        (staged, file): (Staged, File),
+        layout: Layout,
+        (shown, place): (Vec<u8>, Vec<u8>),
+        meta: Meta,
+        overwrite: Overwrite,
+    ) -> Self {
+        // A journal, once there is one, says here what is whole already.
+        let received = Received::new(layout, RangeSet::default());
+        Self { staged, file, received, shown, place, meta, overwrite, buffer: Vec::new() }
+    }
+
+    /// The chunks that are whole.
+    pub(crate) fn have(&self) -> Vec<std::ops::Range<u64>> {
+        self.received.whole().ranges().to_vec()
+    }
+
+    /// Writes plain bytes. Chunks that are whole are left alone: they have been checked and perhaps hashed.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
+        let layout = self.received.layout;
+        let end = offset.checked_add(data.len() as u64).filter(|&end| end <= layout.size);
+        let end = end.ok_or_else(|| forbidden(&self.shown, "bytes came beyond its announced end"))?;
+        let chunk_size = u64::from(layout.chunk_size);
+        let mut at = offset;
+        while at < end {
+            let chunk = at / chunk_size;
+            let stop = end.min((chunk + 1) * chunk_size);
+            if !self.received.is_whole(chunk) {
+                let piece = &data[(at - offset) as usize..(stop - offset) as usize];
+                write_all_at(&self.file, at, piece).map_err(|e| self.write_error(&e))?;
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// Checks a chunk that has been written: `Ok(false)` if its CRC-32 does not fit.
+    pub(crate) fn finish_chunk(&mut self, chunk: u64, crc: u32) -> Result<bool, StoreError> {
+        if self.received.is_whole(chunk) {
+            return Ok(true);
+        }
+        let (offset, len) = self.extent(chunk)?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        match read_exact_at(&self.file, offset, len, &mut buffer) {
+            Ok(()) => {}
+            // Its last bytes were never written: as good as a wrong checksum.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(e) => return Err(self.write_error(&e)),
+        }
+        let ok = crc32(&buffer) == crc;
+        if ok {
+            self.store(chunk, &buffer)?;
+        }
+        self.buffer = buffer;
+        Ok(ok)
+    }
+
+    /// Decodes, checks and writes a whole chunk: `Ok(false)` if it does not decode or its CRC-32 does not fit.
+    pub(crate) fn write_encoded(
+        &mut self,
+        chunk: u64,
+        codec: ChunkCodec,
+        crc: u32,
+        data: &[u8],
+    ) -> Result<bool, StoreError> {
+        if self.received.is_whole(chunk) {
+            return Ok(true);
+        }
+        let (offset, len) = self.extent(chunk)?;
+        let Ok(plain) = decode_chunk(codec, data, len) else { return Ok(false) };
+        if plain.len() != len || crc32(&plain) != crc {
+            return Ok(false);
+        }
+        write_all_at(&self.file, offset, &plain).map_err(|e| self.write_error(&e))?;
+        self.store(chunk, &plain)?;
+        Ok(true)
+    }
+
+    fn extent(&self, chunk: u64) -> Result<(u64, usize), StoreError> {
+        let extent = self.received.layout.extent(chunk);
+        extent.ok_or_else(|| forbidden(&self.shown, "a chunk came beyond its announced end"))
+    }
+
+    fn store(&mut self, chunk: u64, plain: &[u8]) -> Result<(), StoreError> {
+        let file = &self.file;
+        let read = |offset, len, buffer: &mut Vec<u8>| read_exact_at(file, offset, len, buffer);
+        self.received.stored(chunk, plain, read).map_err(|e| self.write_error(&e))
+    }
+
+    fn write_error(&self, error: &io::Error) -> StoreError {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            let why = "lost bytes of its partial; nothing else may write there; run the command again";
+            return refuse(StoreErrorKind::Io, &self.shown, why);
+        }
+        from_io(&self.shown, "cannot be written", error)
+    }
+
+    /// Compares the digest, and sets mode and mtime: what is left is sync and rename.
+    pub(crate) fn seal(&mut self, sha256: [u8; 32]) -> Result<(), StoreError> {
+        let file = &self.file;
+        let read = |offset, len, buffer: &mut Vec<u8>| read_exact_at(file, offset, len, buffer);
+        match self.received.finish(read).map_err(|e| self.write_error(&e))? {
+            None => {
+                let why = "was to be finished with chunks missing; run the command again";
+                return Err(refuse(StoreErrorKind::Io, &self.shown, why));
+            }
+            Some(value) if value != sha256 => return Err(digest_mismatch(&self.shown)),
+            Some(_) => {}
+        }
+        set_meta(&self.file, &self.meta).map_err(|e| self.write_error(&e))
+    }
+
+    /// Gives up the hidden file and its handle, which holds the lock.
+    pub(crate) fn into_staged(self) -> (Staged, File) {
+        (self.staged, self.file)
+    }
+
+    /// Removes the partial.
+    pub(crate) fn discard(self) {
+        self.staged.discard();
+    }
+}
+
+/// Sets mode and mtime of a file that is about to get its name.
+pub(crate) fn set_meta(file: &File, meta: &Meta) -> io::Result<()> {
+    retry(|| rustix::fs::fchmod(file, permitted_mode(meta)))?;
+    retry(|| rustix::fs::futimens(file, &times_of(meta)))
+}

@@ -1,0 +1,137 @@
+//! Role: files being sent: opened when first read, read by chunk, hashed as they go by.
+//! Owns: per file its digest; over all sessions the list of handles that are open.
+//! Implements: docs/PROTOCOL.md, "Files" (sources).
+
+use super::SessionKey;
+use super::digest::{Layout, Sequential};
+use super::error::{from_io, refuse, source_changed};
+use super::jail::{file_type, meta_of};
+use super::sink::read_exact_at;
+use crate::codec::chunk::{EncodedChunk, encode_chunk};
+use crate::transfer::job::{Compression, FileId, Meta, StoreError, StoreErrorKind};
+use bytes::Bytes;
+use rustix::fs::FileType;
+use std::collections::VecDeque;
+use std::fs::File;
+
+/// Handles of sources open at once, over all sessions; the one opened longest ago is closed first, and opened
+/// again when it is read. Own choice: a quarter of the usual RLIMIT_NOFILE of 1024.
+const MAX_OPEN: usize = 256;
+
+/// A file being sent.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// Index of its root.
+    pub(crate) root: u32,
+    /// Path below that root.
+    pub(crate) below: Vec<u8>,
+    /// Manifest path, for messages.
+    shown: Vec<u8>,
+    layout: Layout,
+    meta: Meta,
+    compress: Compression,
+    digest: Sequential,
+    file: Option<File>,
+    /// Device and inode number at the first opening.
+    id: Option<(u64, u64)>,
+}
+
+impl Source {
+    /// Not open yet.
+    pub(crate) fn new(
+        (root, below, shown): (u32, Vec<u8>, Vec<u8>),
+        layout: Layout,
+        meta: Meta,
+        compress: Compression,
+    ) -> Self {
+        let digest = Sequential::default();
+        Self { root, below, shown, layout, meta, compress, digest, file: None, id: None }
+    }
+
+    /// True if its handle is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Takes a fresh handle, if it is that of the file which the walk found.
+    pub(crate) fn set_file(&mut self, file: File) -> Result<(), StoreError> {
+        let stat = rustix::fs::fstat(&file).map_err(|e| from_io(&self.shown, "cannot be read", &e.into()))?;
+        let id = (stat.st_dev, stat.st_ino);
+        self.check(&file)?;
+        if *self.id.get_or_insert(id) != id {
+            return Err(source_changed(&self.shown));
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Closes the handle; it may be opened again.
+    pub(crate) fn close(&mut self) {
+        self.file = None;
+    }
+
+    /// Size and mtime must be those of the entry.
+    fn check(&self, file: &File) -> Result<(), StoreError> {
+        let stat = rustix::fs::fstat(file).map_err(|e| from_io(&self.shown, "cannot be read", &e.into()))?;
+        let meta = meta_of(&stat);
+        let same = file_type(&stat) == FileType::RegularFile
+            && u64::try_from(stat.st_size) == Ok(self.layout.size)
+            && (meta.mtime_s, meta.mtime_ns) == (self.meta.mtime_s, self.meta.mtime_ns);
+        if same { Ok(()) } else { Err(source_changed(&self.shown)) }
+    }
+
+    fn file(&self) -> Result<&File, StoreError> {
+        let closed = || refuse(StoreErrorKind::Io, &self.shown, "was read while it was closed");
+        self.file.as_ref().ok_or_else(closed)
+    }
+
+    fn read(&self, chunk: u64) -> Result<Vec<u8>, StoreError> {
+        let none = || refuse(StoreErrorKind::Io, &self.shown, "has no such chunk; run the command again");
+        let (offset, len) = self.layout.extent(chunk).ok_or_else(none)?;
+        let mut plain = Vec::with_capacity(len);
+        let read = read_exact_at(self.file()?, offset, len, &mut plain);
+        read.map_err(|e| from_io(&self.shown, "cannot be read", &e))?;
+        Ok(plain)
+    }
+
+    /// Reads and encodes a chunk; returns the number of plain bytes with it.
+    pub(crate) fn chunk(&mut self, chunk: u64) -> Result<(u32, EncodedChunk), StoreError> {
+        let plain = self.read(chunk)?;
+        self.digest.take(chunk, &plain);
+        let plain_bytes = plain.len() as u32;
+        Ok((plain_bytes, encode_chunk(Bytes::from(plain), self.compress)))
+    }
+
+    /// The digest of the whole file, if it did not change meanwhile.
+    pub(crate) fn finish(&mut self) -> Result<[u8; 32], StoreError> {
+        while self.digest.next() < self.layout.count() {
+            let chunk = self.digest.next();
+            let plain = self.read(chunk)?;
+            self.digest.take(chunk, &plain);
+        }
+        self.check(self.file()?)?;
+        Ok(self.digest.value())
+    }
+}
+
+/// Which sources are open, the longest open first.
+#[derive(Debug, Default)]
+pub(crate) struct OpenSources(VecDeque<(SessionKey, FileId)>);
+
+impl OpenSources {
+    /// Notes an opened source; returns the one to be closed for it.
+    pub(crate) fn push(&mut self, session: SessionKey, file: FileId) -> Option<(SessionKey, FileId)> {
+        self.0.push_back((session, file));
+        if self.0.len() > MAX_OPEN { self.0.pop_front() } else { None }
+    }
+
+    /// Forgets one that has been closed.
+    pub(crate) fn remove(&mut self, session: SessionKey, file: FileId) {
+        self.0.retain(|&open| open != (session, file));
+    }
+
+    /// Forgets those of a session.
+    pub(crate) fn remove_session(&mut self, session: SessionKey) {
+        self.0.retain(|(s, _)| *s != session);
+    }
+}
