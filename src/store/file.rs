@@ -55,6 +55,9 @@ struct Target {
 #[derive(Debug)]
 struct WaitingEnd {
     file: FileId,
+    /// The destination that was set when it came: its number and directory.
+    target: u64,
+    base: Arc<DirHandle>,
     place: Vec<u8>,
     shown: Vec<u8>,
     meta: Meta,
@@ -304,7 +307,9 @@ impl FileStore {
         };
         let place = target.plan.place(&entry.path, entry.kind)?;
         if entry.kind == EntryKind::DirEnd {
-            let end = WaitingEnd { file: entry.file, place, shown: entry.path, meta: entry.meta };
+            let (target, base) = (target.id, Arc::clone(&target.base));
+            let end =
+                WaitingEnd { file: entry.file, target, base, place, shown: entry.path, meta: entry.meta };
             state.waiting.push(end);
             self.release_ends(session);
             return Ok(());
@@ -423,6 +428,7 @@ impl FileStore {
             return Err(busy(&shown));
         }
         let overwrite = self.overwrite(session);
+        let target = self.session(session).target.as_ref().map_or(0, |t| t.id);
         let name = split_last(place).1;
         may_place(&dir, name, overwrite, &shown)?;
         let (staged, file) = Staged::open_partial(dir, name, &shown)?;
@@ -431,7 +437,7 @@ impl FileStore {
             return Err(error);
         }
         let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
-        let sink = Sink::new((staged, file), layout, (shown, place.to_vec()), entry.meta, overwrite);
+        let sink = Sink::new((staged, file), layout, (shown, target, place.to_vec()), entry.meta, overwrite);
         self.session(session).sinks.insert(entry.file, sink);
         Ok(())
     }
@@ -494,18 +500,18 @@ impl FileStore {
     /// inside them that is in the batch already, since a batch keeps its order.
     fn release_ends(&mut self, session: SessionKey) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        let Some(target) = &state.target else { return };
         let waiting = std::mem::take(&mut state.waiting);
         for end in waiting {
-            if state.sinks.values().any(|sink| is_below(&sink.place, &end.place)) {
+            let blocks = |sink: &Sink| sink.target == end.target && is_below(&sink.place, &end.place);
+            if state.sinks.values().any(blocks) {
                 state.waiting.push(end);
                 continue;
             }
             let (above, name) = split_last(&end.place);
-            let parent = self.dirs.parent((target.id, &target.base), above, &end.shown, None);
+            let parent = self.dirs.parent((end.target, &end.base), above, &end.shown, None);
             let what = match parent {
                 Ok(parent) => What::End { parent, name: name.to_vec(), meta: end.meta },
-                Err(error) => What::Failed { dir: Arc::clone(&target.base), error },
+                Err(error) => What::Failed { dir: end.base, error },
             };
             self.batch.add(session, end.file, end.shown, what, 0);
         }

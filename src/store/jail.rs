@@ -72,7 +72,7 @@ impl DirHandle {
 
     /// Opens a directory below this one, following no link; an empty path is this directory itself.
     pub(crate) fn open_dir_below(&self, path: &[u8]) -> io::Result<Self> {
-        let mut at = Self::new(self.fd.try_clone()?)?;
+        let mut at = Self { fd: self.fd.try_clone()?, id: self.id };
         let mut rest = path;
         while !rest.is_empty() {
             let (name, tail) = split_first(rest);
@@ -153,6 +153,12 @@ pub(crate) struct Jail {
     dir: Dir,
 }
 
+/// A full handle of a directory: those of cap-std may be good for looking up names only (O_PATH).
+fn readable(dir: &Dir) -> io::Result<DirHandle> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    DirHandle::new(retry(|| rustix::fs::openat(dir, c".", flags, Mode::empty()))?)
+}
+
 impl Jail {
     /// Opens the jail itself, by the path that the local user gave.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
@@ -161,13 +167,13 @@ impl Jail {
 
     /// A new handle of the jail itself.
     pub(crate) fn handle(&self) -> io::Result<DirHandle> {
-        DirHandle::new(self.dir.try_clone()?.into_std_file().into())
+        readable(&self.dir)
     }
 
     /// Opens a directory beneath; links inside the jail are followed.
     pub(crate) fn open_dir(&self, path: &[u8]) -> io::Result<DirHandle> {
         let path = if path.is_empty() { b"." } else { path };
-        DirHandle::new(self.dir.open_dir(as_path(path))?.into_std_file().into())
+        readable(&self.dir.open_dir(as_path(path))?)
     }
 
     /// Where a path really lies, if that is beneath: its parent directory and last component, links resolved.

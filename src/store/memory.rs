@@ -104,12 +104,16 @@ impl Tree {
     }
 
     fn insert(&mut self, path: &[u8], node: Node) {
+        self.make_parents(path);
+        self.0.insert(key(path), node);
+    }
+
+    fn make_parents(&mut self, path: &[u8]) {
         let mut at = path;
         while let Some(slash) = at.iter().rposition(|&b| b == b'/') {
             at = &at[..slash];
             self.0.entry(key(at)).or_insert_with(|| Node::Dir(Meta { mode: 0o755, ..Meta::default() }));
         }
-        self.0.insert(key(path), node);
     }
 
     /// Removes a node and everything below it.

@@ -16,6 +16,8 @@ mod partial;
 mod scratch;
 mod sink;
 mod source;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 /// Tells apart the sessions that share one store; chosen by the endpoint, never reused.

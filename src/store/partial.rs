@@ -141,7 +141,9 @@ impl Staged {
             }
         };
         result.map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists if overwrite == Overwrite::Never => exists(shown),
+            io::ErrorKind::AlreadyExists if overwrite == Overwrite::Never => {
+                may_place(dir, name, overwrite, shown).err().unwrap_or_else(|| exists(shown))
+            }
             io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                 wrong_kind(shown, "is a directory at the destination; rename one of them")
             }

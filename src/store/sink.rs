@@ -20,7 +20,9 @@ pub(crate) struct Sink {
     received: Received,
     /// Its manifest path, for messages.
     pub(crate) shown: Vec<u8>,
-    /// Its path below the destination, for directories that wait for it.
+    /// The destination that was set when it was begun.
+    pub(crate) target: u64,
+    /// Its path below that destination, for directories that wait for it.
     pub(crate) place: Vec<u8>,
     meta: Meta,
     /// Existing files.
@@ -65,13 +67,13 @@ impl Sink {
     pub(crate) fn new(
         (staged, file): (Staged, File),
         layout: Layout,
-        (shown, place): (Vec<u8>, Vec<u8>),
+        (shown, target, place): (Vec<u8>, u64, Vec<u8>),
         meta: Meta,
         overwrite: Overwrite,
     ) -> Self {
         // A journal, once there is one, says here what is whole already.
         let received = Received::new(layout, RangeSet::default());
-        Self { staged, file, received, shown, place, meta, overwrite, buffer: Vec::new() }
+        Self { staged, file, received, shown, target, place, meta, overwrite, buffer: Vec::new() }
     }
 
     /// The chunks that are whole.

@@ -131,6 +131,9 @@ impl MemoryStore {
         let place = plan.place(&entry.path, entry.kind)?;
         let place = in_space(space, &join(&plan.base, &place));
         self.no_link_above(&place, &entry.path)?;
+        if entry.kind != EntryKind::DirEnd {
+            self.tree.make_parents(&place);
+        }
         match entry.kind {
             EntryKind::Dir => match self.tree.get(&place) {
                 None => self.tree.insert(&place, Node::Dir(Meta { mode: 0o755, ..Meta::default() })),
@@ -385,7 +388,16 @@ impl MemoryStore {
                     *meta = permitted(end.meta);
                     Ok(None)
                 }
-                _ => Err(wrong_kind(&end.shown, "is not a directory any more; run the command again")),
+                Some(Node::Symlink(..)) => {
+                    Err(forbidden(&end.shown, "leads through a link; nothing is written through links"))
+                }
+                Some(Node::File(..)) => {
+                    Err(wrong_kind(&end.shown, "is not a directory; run the command again"))
+                }
+                None => {
+                    let why = "there is no such directory any more; run the command again";
+                    Err(refuse(StoreErrorKind::NotFound, &end.shown, why))
+                }
             };
             out(Done::Committed { file: end.file, result });
         }
