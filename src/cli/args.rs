@@ -8,98 +8,111 @@ use std::path::PathBuf;
 
 const AFTER_HELP: &str = "\
 Start:
-  fulmar serve ~/drop                       on the server; prints a key
-  fulmar put big.iso server.example         on the client; asks for the key
+  fulmar demo                      see it work on this machine
+  fulmar serve ~/drop              on the server; prints a key
+  fulmar put big.iso server.org    on the client; asks for the key
 
-Addresses are HOST[:PORT][/PATH]: a name, an IPv4 address, or an IPv6 address in brackets; port 5770 (UDP) if
-none is given; PATH lies below the directory that the server serves. A PATH with a trailing slash is a directory.
+Addresses are HOST[:PORT][/PATH]: a name, an IPv4 address, or an IPv6 address
+in brackets; port 5770 (UDP) if none is given; PATH lies below the directory
+that the server serves. A PATH with a trailing slash is a directory.
 
-Keys: both sides hold the same secret, a generated key or any password. It comes from --key-file FILE, else from
-the file named by FULMAR_KEY_FILE, else from a prompt on the terminal.
+Keys: both sides hold the same secret, a generated key or any password. It
+comes from --key-file FILE, else from the file that FULMAR_KEY_FILE names, else
+from a prompt on the terminal.
 
-Values: RATE is bits per second (20mbit, 1gbit, 512kbit), SIZE is bytes (64KiB, 1MB, 4096), SECONDS may have a
-fraction (0.5).
+Values: RATE is in bits per second (20mbit, 1gbit, 512kbit), SIZE in bytes
+(64KiB, 1MB, 4096), SECONDS may have a fraction (0.5) or a unit (500ms, 2m).
 
-A first SIGINT or SIGTERM ends politely: the peer is told, unfinished files stay invisible. A second ends at once.
+A first SIGINT or SIGTERM ends politely: the peer is told, unfinished files
+stay invisible. A second one ends at once.
 
 Exit codes:
   0    done, and confirmed by the receiver
   1    anything not below, such as an I/O error
   2    usage: the command line cannot be carried out as written
   3    the peer cannot be reached, or was lost
-  4    authentication: other key, or only one side uses --insecure
-  5    refused or not possible there: missing file, file exists, permission, no space or quota, server limit
-  6    integrity: what arrived is not what was sent, or the source changed while it was read
-  130  ended by SIGINT          143  ended by SIGTERM
-  With several files the others go on when one fails; the highest code is the exit code.
+  4    authentication: another key, or only one side uses --insecure
+  5    refused or not possible there: missing file, file exists, permission,
+       no space or quota, server limit
+  6    integrity: what arrived is not what was sent, or the source changed
+       while it was read
+  130  ended by SIGINT (serve: 0)
+  143  ended by SIGTERM (serve: 0)
+With several files the others go on when one fails; the highest code wins.
 
-Environment: FULMAR_KEY_FILE (see above), RUST_LOG (log filter, such as fulmar=debug).";
+Environment: FULMAR_KEY_FILE (see above), RUST_LOG (as in fulmar=debug).";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
-  fulmar serve                               serve this directory, key made at the first start
+  fulmar serve                               this directory, key made once
   fulmar serve --key-file k --listen [::]:9000 /srv/drop
   fulmar serve --read-only /srv/mirror
   fulmar serve --limit 100mbit --max-sessions 50 /srv/drop
   fulmar serve --sim loss=10%,corrupt=10%    a server behind a bad link
 
-The address bound is printed to stdout as `listening on ADDR`; everything else goes to stderr. Without --key-file
-and FULMAR_KEY_FILE the key is kept in $XDG_STATE_HOME/fulmar/server.key (~/.local/state by default) and printed.
+The address bound is printed to stdout as `listening on ADDR`; everything else
+goes to stderr. Without --key-file and FULMAR_KEY_FILE, the key is kept in
+$XDG_STATE_HOME/fulmar/server.key (~/.local/state by default) and printed.
 SIGINT or SIGTERM: the clients are told, and the exit code is 0.";
 
 const PUT_EXAMPLES: &str = "\
 Examples:
-  fulmar put a.iso server.example            to a.iso
-  fulmar put a.iso server.example/b.iso      to b.iso (into it, if b.iso is a directory there)
-  fulmar put a b dir server.example/in/      into the directory in/, made when missing
-  fulmar put . server.example/in/            the contents of this directory, into in/
+  fulmar put a.iso server.org            to a.iso
+  fulmar put a.iso server.org/b.iso      to b.iso, or into the directory b.iso
+  fulmar put a b dir server.org/in/      into in/, which is made when missing
+  fulmar put . server.org/in/            the contents of this directory
   fulmar put --limit 20mbit --json a.iso [2001:db8::1]:9000
 
-Sources work as with cp -r: `dir` and `dir/` copy the directory itself, `.`, `..`, `/` and `dir/.` their contents.
-A symbolic link named as SRC is followed; links inside a directory are sent as links.";
+Sources work as with cp -r: `dir` and `dir/` copy the directory itself; `.`,
+`..`, `/` and `dir/.` copy the contents. A symbolic link named as SRC is
+followed; links inside a directory are sent as links.";
 
 const GET_EXAMPLES: &str = "\
 Examples:
-  fulmar get server.example/a.iso .          to ./a.iso
-  fulmar get server.example/a.iso b.iso      to b.iso
-  fulmar get server.example/dir out/         to out/dir, out is made when missing
-  fulmar get server.example/ mirror/         everything that is served, into mirror/
-  fulmar get h/a h/b h/c out/                several paths of one server, into out/
+  fulmar get server.org/a.iso .          to ./a.iso
+  fulmar get server.org/a.iso b.iso      to b.iso
+  fulmar get server.org/dir out/         to out/dir; out is made when missing
+  fulmar get server.org/ mirror/         everything that is served
+  fulmar get h/a h/b h/c out/            several paths of one server
 
-DEST is an existing directory, or a name with a trailing slash: what is got goes inside. Else it is the new name.
-Nothing is ever written outside DEST, whatever the server sends.";
+If DEST is an existing directory, or has a trailing slash, what is got goes
+inside; else DEST is its new name. Nothing is ever written outside DEST,
+whatever the server sends.";
 
 const LS_EXAMPLES: &str = "\
 Examples:
-  fulmar ls server.example
-  fulmar ls server.example/dir --json | jq -r '.files[].path'
+  fulmar ls server.org
+  fulmar ls server.org/dir --json | jq -r '.files[].path'
 
 One level is listed. Times are UTC.";
 
 const ECHO_EXAMPLES: &str = "\
 Examples:
-  fulmar echo photo.jpg server.example
-  fulmar echo photo.jpg server.example --sim loss=5% --sim-back loss=20%,corrupt=10%,reorder=5%
+  fulmar echo photo.jpg server.org
+  fulmar echo photo.jpg server.org --sim loss=5% --sim-back loss=20%,corrupt=10%
 
-Each FILE is uploaded, sent back through the impaired way, and saved here as received_<name>. The digests of the
-original, of the server's copy and of the received file are shown and compared: exit code 6 if they differ.";
+Each FILE is uploaded, sent back through the impaired way, and saved here as
+received_<name>. The digests of the original, of the server's copy and of the
+received file are shown and compared; the exit code is 6 if they differ.";
 
 const DEMO_EXAMPLES: &str = "\
 Examples:
   fulmar demo
   fulmar demo photo.jpg --sim loss=30%,reorder=10%,delay=20ms
 
-A server and a client in one process on the loopback interface, each losing 10 % and corrupting 10 % of what it
-sends. The file is uploaded and sent back; then the files on the disk are compared by SHA-256. Everything is kept in
-a temporary directory that is removed at the end.";
+A server and a client in one process, on the loopback interface, each losing
+10 % and corrupting 10 % of what it sends. The file is uploaded and sent back;
+then the files on the disk are compared by SHA-256. Everything is kept in a
+temporary directory that is removed at the end.";
 
 const KEYGEN_EXAMPLES: &str = "\
 Examples:
   fulmar keygen                              writes fulmar.key
-  fulmar keygen ~/.config/fulmar/key
+  fulmar keygen ~/.config/fulmar.key
   fulmar keygen - | ssh server 'umask 077; cat > fulmar.key'
 
-The key has 256 random bits, written as 64 hexadecimal digits. An existing file is never overwritten.";
+The key has 256 random bits, written as 64 hexadecimal digits. An existing file
+is never overwritten.";
 
 /// fulmar moves files over UDP across links that lose, corrupt, delay and reorder packets, at the speed of the link.
 #[derive(Debug, Parser)]
@@ -168,8 +181,8 @@ pub struct LinkArgs {
     /// Give up after so long without hearing from the peer [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<String>,
-    /// Impair what this side sends, and with loss-in= and so on what it receives:
-    /// loss=10%,corrupt=5%,dup=1%,reorder=2%,delay=50ms,jitter=5ms,rate=100mbit,burst=4,seed=7
+    /// Impair what this side sends (loss=10%,corrupt=5%,dup=1%,reorder=2%,delay=50ms,jitter=5ms,
+    /// rate=100mbit,burst=4,seed=7 in any selection), and with loss-in= and so on what it receives
     #[arg(long, value_name = "SPEC")]
     pub sim: Option<String>,
 }
@@ -247,9 +260,8 @@ pub struct OutputArgs {
     /// Print exactly one JSON object to stdout at the end, on failure too
     #[arg(long)]
     pub json: bool,
-    /// Progress on stderr: bars on a terminal, plain lines elsewhere
+    /// Progress on stderr: auto (bars on a terminal, lines elsewhere), always (with -q too), never
     #[arg(long, value_enum, value_name = "WHEN", default_value_t, hide_possible_values = true)]
-    #[arg(help = "Progress on stderr: auto (bars on a terminal, lines elsewhere), always, never")]
     pub progress: ProgressWhen,
     /// Amount of output.
     #[command(flatten)]
@@ -300,7 +312,7 @@ pub struct PutArgs {
     /// Files and directories to send
     #[arg(required = true, value_name = "SRC")]
     pub sources: Vec<OsString>,
-    /// Where to: HOST[:PORT][/PATH]
+    /// The server, and where to put them below its directory
     #[arg(required = true, value_name = "HOST[:PORT][/PATH]")]
     pub target: OsString,
     /// Overwriting.
@@ -378,7 +390,7 @@ pub struct EchoArgs {
     /// Files to send and have sent back
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<OsString>,
-    /// The server: HOST[:PORT]
+    /// The server
     #[arg(required = true, value_name = "HOST[:PORT]")]
     pub target: OsString,
     /// How the server impairs the way back

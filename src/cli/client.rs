@@ -149,3 +149,48 @@ impl Observer for Watcher<'_> {
         self.progress.tick(now(), stats, self.connected);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::ProgressWhen;
+    use crate::cli::options::Output;
+    use crate::transfer::job::{FileId, StoreErrorKind};
+
+    #[test]
+    fn events_reach_report_and_progress() {
+        let output = Output { quiet: true, progress: ProgressWhen::Never, json: false };
+        let mut report = Report::new("put", output);
+        let progress = Progress::new("put", output);
+        let mut watcher = Watcher { results: &mut report, progress, connected: false };
+        let stats = Stats::default();
+        let remote = std::net::SocketAddr::from(([127, 0, 0, 1], 5770));
+        watcher.tick(&stats);
+        watcher.event(&Event::Connected { remote, client_id: String::new() }, &stats);
+        assert!(watcher.connected);
+        let refused = StoreError { kind: StoreErrorKind::Exists, message: "b exists".into() };
+        let entries = [
+            ("d", EntryKind::Dir, 0, None),
+            ("d/a", EntryKind::File, 7, None),
+            ("d/l", EntryKind::Symlink, 0, None),
+            ("d/b", EntryKind::File, 9, Some(refused)),
+            ("d", EntryKind::DirEnd, 0, None),
+        ];
+        for (id, (path, kind, bytes, error)) in (0u64..).zip(entries) {
+            let event = Event::EntryFinished {
+                direction: Direction::Sending,
+                file: FileId(id),
+                path: path.into(),
+                kind,
+                bytes,
+                sha256: (kind == EntryKind::File).then_some([1; 32]),
+                error,
+            };
+            watcher.event(&event, &stats);
+        }
+        drop(watcher);
+        let totals = report.totals;
+        assert_eq!((totals.ok, totals.failed, totals.dirs, totals.bytes), (2, 1, 1, 7));
+        assert_eq!(report.listed.len(), 2);
+    }
+}

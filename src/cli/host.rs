@@ -1,4 +1,4 @@
-//! Role: HOST[:PORT][/PATH]: parsing, and name resolution.
+//! Role: `HOST[:PORT][/PATH]`: parsing, and name resolution.
 //! Owns: nothing.
 //! Implements: the host grammar of `fulmar --help`.
 
@@ -23,7 +23,7 @@ pub enum Family {
     V6,
 }
 
-/// A parsed HOST[:PORT][/PATH].
+/// A parsed `HOST[:PORT][/PATH]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Name, IPv4 address or IPv6 address (without brackets).

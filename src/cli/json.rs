@@ -61,6 +61,7 @@ struct Tail<'a> {
     nacks_sent: u64,
     nacks_received: u64,
     loss_pct: f64,
+    loss_in_pct: f64,
     min_rtt_ms: Option<f64>,
     smoothed_rtt_ms: Option<f64>,
     compression_ratio: f64,
@@ -216,6 +217,7 @@ pub fn write(ending: Ending<'_>, files: &mut Spool, out: &mut dyn FnMut(&[u8])) 
         nacks_sent: stats.nacks_sent,
         nacks_received: stats.nacks_received,
         loss_pct: ending.loss_pct,
+        loss_in_pct: super::report::loss_in_pct(stats),
         min_rtt_ms: millis(stats.min_rtt),
         smoothed_rtt_ms: millis(stats.smoothed_rtt),
         compression_ratio: super::report::compression_ratio(stats),
@@ -249,7 +251,7 @@ pub fn print_failure(command: &'static str, error: &str, exit_code: u8) {
 
 /// Milliseconds; `None` before the first sample.
 fn millis(time: Duration) -> Option<f64> {
-    (!time.is_zero()).then(|| time.as_secs_f64() * 1e3)
+    (!time.is_zero()).then_some(time.as_secs_f64() * 1e3)
 }
 
 #[cfg(test)]

@@ -84,7 +84,6 @@ pub fn server(args: &ServeArgs) -> Result<(SessionConfig, ServerConfig), Failure
             None => defaults.max_file_bytes,
             Some(text) => size("--max-file-size", text)?,
         },
-        ..defaults
     };
     Ok((session, server))
 }

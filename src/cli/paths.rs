@@ -84,53 +84,50 @@ pub fn destination(
         name_prefix: Vec::new(),
     };
     let has_slash = raw.ends_with(b"/") || raw.ends_with(b"/.");
+    let refused = |why: String| Err(Failure::new(exit::REFUSED, why));
     match fs::metadata(dest) {
         Ok(meta) if meta.is_dir() => return Ok((dest.to_owned(), make(b"", true))),
         Ok(_) if several => {
-            return Err(Failure::new(
-                exit::REFUSED,
-                format!("{shown} is not a directory: several sources need one, name another DEST"),
+            return refused(format!(
+                "{shown} is not a directory: several sources need one, name another DEST"
             ));
         }
         Err(error) if error.kind() == ErrorKind::NotADirectory => {
-            return Err(Failure::new(
-                exit::REFUSED,
-                format!("cannot write to {shown}: a part of that path is not a directory"),
-            ));
+            return refused(format!("cannot write to {shown}: a part of that path is not a directory"));
         }
         Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(Failure::io("look at", dest, &error));
         }
         Err(_) if several && !has_slash => {
-            return Err(Failure::new(
-                exit::REFUSED,
-                format!(
-                    "{shown} does not exist: several sources need a directory, write {shown}/ to have it made"
-                ),
+            return refused(format!(
+                "{shown} does not exist: several sources need a directory, write {shown}/ to have it made"
             ));
         }
         _ => {}
     }
-    // `components` drops trailing slashes and `.`; what remains is `..` only if the path names no new entry.
+    // `file_name` drops trailing slashes and `.`; it is `None` only if the path ends in `..`.
     let (Some(name), Some(parent)) = (dest.file_name(), dest.parent()) else {
-        return Err(Failure::new(exit::REFUSED, format!("{shown} does not exist: make it first")));
+        return refused(format!("{shown} does not exist: make it first"));
     };
+    let parent = usable_parent(parent, &shown)?;
+    Ok((parent, make(name.as_bytes(), has_slash || into_dir)))
+}
+
+/// The directory in which a new DEST is to appear.
+fn usable_parent(parent: &Path, dest_shown: &str) -> Result<PathBuf, Failure> {
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    match fs::metadata(parent) {
-        Ok(meta) if meta.is_dir() => Ok((parent.to_owned(), make(name.as_bytes(), has_slash || into_dir))),
-        Ok(_) => Err(Failure::new(
-            exit::REFUSED,
-            format!("cannot write to {shown}: {} is not a directory", text::path(parent)),
-        )),
-        Err(error) => Err(Failure::new(
-            exit::REFUSED,
-            format!(
-                "cannot write to {shown}: the directory {} cannot be used: {}; make it first",
-                text::path(parent),
-                text::io_error(&error)
-            ),
-        )),
-    }
+    let why = match fs::metadata(parent) {
+        Ok(meta) if meta.is_dir() => return Ok(parent.to_owned()),
+        Ok(_) => "it is not a directory".to_owned(),
+        Err(error) => text::io_error(&error),
+    };
+    Err(Failure::new(
+        exit::REFUSED,
+        format!(
+            "cannot write to {dest_shown}: the directory {} cannot be used: {why}; make it first",
+            text::path(parent)
+        ),
+    ))
 }
 
 /// The class of a local error, so that its exit code is the one a peer's error of that class has.

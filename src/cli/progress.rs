@@ -32,6 +32,11 @@ const STALL_AFTER: Duration = Duration::from_secs(3);
 /// Samples of the rate at ten ticks a second, with room to spare.
 const MAX_SAMPLES: usize = 64;
 
+/// The bar of the whole request, once there is something to measure.
+const TOTAL_TEMPLATE: &str = "{spinner} {prefix:<24!} [{wide_bar:.cyan}] {percent:>3} %\n  {msg}";
+/// The bar of one big file.
+const FILE_TEMPLATE: &str = "  {prefix:<24!} [{wide_bar:.cyan}] {percent:>3} %";
+
 /// A big file under way.
 #[derive(Debug)]
 struct Active {
@@ -128,7 +133,7 @@ impl Progress {
         let free = MAX_FILE_BARS.saturating_sub(self.active.iter().filter(|a| a.bar.is_some()).count());
         for active in self.active.iter_mut().filter(|a| a.bar.is_none()).take(free) {
             let bar = all.insert_before(total, ProgressBar::new(active.bytes));
-            bar.set_style(style("  {prefix:<24!} [{wide_bar:.cyan}] {percent:>3} %"));
+            bar.set_style(style(FILE_TEMPLATE));
             bar.set_prefix(active.name.clone());
             active.bar = Some(bar);
         }
@@ -147,6 +152,11 @@ impl Progress {
             Display::Hidden => {}
             Display::Bars { total, .. } => {
                 if connected {
+                    if total.length().is_none() {
+                        total.set_style(style(TOTAL_TEMPLATE));
+                    }
+                    let of = units::format_bytes(stats.file_bytes_total.max(done));
+                    total.set_prefix(format!("{} of {of}", units::format_bytes(done)));
                     total.set_length(stats.file_bytes_total.max(done));
                     total.set_position(done);
                     total.set_message(message);
@@ -231,8 +241,10 @@ impl Progress {
             "ETA -".to_owned()
         } else {
             // Whole seconds: the estimate is no better.
-            let seconds = left.saturating_mul(8).div_ceil(rate);
-            format!("ETA {}", units::format_duration(Duration::from_secs(seconds)))
+            match left.saturating_mul(8).div_ceil(rate) {
+                seconds @ 0..60 => format!("ETA {seconds} s"),
+                seconds => format!("ETA {}", units::format_duration(Duration::from_secs(seconds))),
+            }
         };
         format!(
             "{}, {eta}, loss {:.1} %, RTT {}",
@@ -251,8 +263,9 @@ impl Drop for Progress {
 
 fn bars() -> Display {
     let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SEC));
-    let total = all.add(ProgressBar::new(0));
-    total.set_style(style("{spinner} {bytes} of {total_bytes} [{bar:16.cyan}] {percent:>3} %  {msg}"));
+    // Without a length there is nothing to measure yet: only the spinner.
+    let total = all.add(ProgressBar::no_length());
+    total.set_style(style("{spinner} {msg}"));
     terminal::set_bars(Some(all.clone()));
     Display::Bars { all, total }
 }
@@ -321,6 +334,8 @@ mod tests {
         progress.finished(Direction::Sending, FileId(1), 5 << 20, true);
         progress.share_out(7 << 20);
         assert_eq!(position(&progress, 0), Some(2 << 20));
+        let stats = Stats { file_bytes_total: 11 << 20, ..Stats::default() };
+        progress.tick(super::super::client::now(), &stats, true);
         progress.clear();
     }
 }

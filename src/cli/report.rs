@@ -206,8 +206,8 @@ impl Report {
                 Ending { command, totals, elapsed, stats, loss_pct, error, exit_code },
                 &mut self.spool,
             );
-        } else if !self.output.quiet && ended.connected {
-            terminal::stdout(summary::text(&self, stats, loss_pct, ended.elapsed).as_bytes());
+        } else if !self.output.quiet && ended.connected && (self.totals.ok + self.totals.dirs > 0) {
+            terminal::stdout(summary::text(&self, stats, ended.elapsed).as_bytes());
         }
         if let Some(failure) = session {
             complain(&failure.message);
@@ -244,20 +244,23 @@ fn advise(reason: &CloseReason) -> String {
 fn explain(path: &[u8], error: &StoreError) -> String {
     let (shown, message) = (text::bytes(path), text::one_line(&error.message));
     let base = text::bytes(super::paths::root_name(path));
-    let mut sentence =
-        if !base.is_empty() && message.contains(&base) { message } else { format!("{shown}: {message}") };
+    // The served directory itself has no name here.
+    let named = shown.is_empty() || (!base.is_empty() && message.contains(&base));
+    let mut sentence = if named { message } else { format!("{shown}: {message}") };
     if error.kind == StoreErrorKind::Exists && !sentence.contains("--overwrite") {
         sentence.push_str(" (--overwrite always replaces it)");
     }
     sentence
 }
 
-/// Loss in percent of the way on which the files went. A `get` counts the gaps that it saw, which takes reordered
-/// packets for lost ones; the others count what was declared lost and did not arrive after all.
+/// Loss in percent of the way on which the files went: for `get` and `ls` the way in, else the way out, where
+/// what was declared lost counts, less what arrived after all.
 pub fn loss_pct(command: &str, stats: &Stats) -> f64 {
-    if command != "get" && command != "ls" {
-        return stats.loss_pct();
-    }
+    if command == "get" || command == "ls" { loss_in_pct(stats) } else { stats.loss_pct() }
+}
+
+/// Loss in percent on the way in: the gaps that this side saw, which takes reordered packets for lost ones.
+pub fn loss_in_pct(stats: &Stats) -> f64 {
     let all = stats.packets_received.saturating_add(stats.nacks_sent);
     if all == 0 { 0.0 } else { 100.0 * stats.nacks_sent as f64 / all as f64 }
 }

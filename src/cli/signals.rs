@@ -31,13 +31,17 @@ pub fn install(remove_at_once: Option<PathBuf>) -> Result<Arc<AtomicI32>, Failur
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            for signal in signals.forever() {
-                if shared.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-                    if let Some(directory) = &remove_at_once {
-                        let _ = std::fs::remove_dir_all(directory);
-                    }
-                    std::process::exit(i32::from(exit::SIGNAL_BASE) + signal);
+            // The event loop watches signals too and may have stored this one, so the value says nothing about
+            // whether it is the first.
+            let mut signals = signals.forever();
+            if let Some(first) = signals.next() {
+                let _ = shared.compare_exchange(0, first, Ordering::SeqCst, Ordering::SeqCst);
+            }
+            if let Some(second) = signals.next() {
+                if let Some(directory) = &remove_at_once {
+                    let _ = std::fs::remove_dir_all(directory);
                 }
+                std::process::exit(i32::from(exit::SIGNAL_BASE) + second);
             }
         })
         .map_err(failed)?;

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 /// The whole summary, several lines.
-pub fn text(report: &Report, stats: &Stats, loss_pct: f64, elapsed: Duration) -> String {
+pub fn text(report: &Report, stats: &Stats, elapsed: Duration) -> String {
     let mut out = String::new();
     let totals = report.totals;
     let mut files = text::plural(totals.ok, "file");
@@ -40,7 +40,7 @@ pub fn text(report: &Report, stats: &Stats, loss_pct: f64, elapsed: Duration) ->
             units::format_rate(goodput)
         ),
     );
-    link_lines(&mut line, stats, loss_pct);
+    link_lines(&mut line, stats, report.command());
     for file in &report.listed {
         file_lines(&mut out, file);
     }
@@ -76,7 +76,12 @@ fn file_lines(out: &mut String, file: &FileResult) {
 }
 
 /// The figures of the link.
-pub fn link_lines(line: &mut dyn FnMut(&str, String), stats: &Stats, loss_pct: f64) {
+pub fn link_lines(line: &mut dyn FnMut(&str, String), stats: &Stats, command: &str) {
+    let mut loss = format!("loss {:.1} %", report::loss_pct(command, stats));
+    if command == "echo" || command == "demo" {
+        let _ = write!(loss, " out and {:.1} % back", report::loss_in_pct(stats));
+    }
+
     line(
         "packets",
         format!(
@@ -93,7 +98,7 @@ pub fn link_lines(line: &mut dyn FnMut(&str, String), stats: &Stats, loss_pct: f
     line(
         "link",
         format!(
-            "loss {loss_pct:.1} %, RTT {} (min {}), {} corrupted dropped",
+            "{loss}, RTT {} (min {}), {} corrupted dropped",
             rtt(stats.smoothed_rtt),
             rtt(stats.min_rtt),
             text::count(stats.packets_corrupted)
@@ -131,8 +136,9 @@ mod tests {
                 ..FileResult::default()
             });
         }
-        let stats = Stats { packets_sent: 12_345, packets_repaired: 99, ..Stats::default() };
-        let text = text(&report, &stats, 4.56, Duration::from_secs(2));
+        let stats =
+            Stats { packets_sent: 12_345, packets_repaired: 99, packets_lost: 568, ..Stats::default() };
+        let text = text(&report, &stats, Duration::from_secs(2));
         for expected in [
             "20 files",
             "20,000 (19.5 KiB) in 2.0",

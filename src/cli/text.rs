@@ -37,8 +37,8 @@ pub fn one_line(message: &str) -> String {
 }
 
 fn push_safe(out: &mut String, c: char) {
-    // Direction overrides can disguise a file name as another one.
-    let deceptive = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    // Direction overrides and exotic line ends can disguise a file name as another one.
+    let deceptive = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if c.is_control() || deceptive {
         let _ = write!(out, "{}", c.escape_default());
     } else {
