@@ -24,7 +24,7 @@ const FIRST_RATE: f64 = 4e6;
 /// Slowest pace at which a living path is used: two packets a second.
 const MIN_RATE: f64 = 3000.0;
 /// Largest excess over the capacity that is believed, per RTT, while no queue shows.
-const MAX_BOOST: f64 = 0.25;
+const MAX_BOOST: f64 = 0.5;
 const FIRST_BOOST: f64 = 0.015;
 /// Rest after a policer was found, beside eight RTTs, before more is tried.
 const POLICED_SECS: f64 = 2.0;
@@ -191,7 +191,8 @@ impl Adaptive {
         let target = self.queue_target();
         let short = interval.max_queue < 1.5 * target + 2.0 * self.path.jitter;
         let quiet = interval.max_queue < 0.5 * target + 2.0 * self.path.jitter;
-        if let Some(cut) = self.loss.watch(now, &interval, self.capacity, quiet, short) {
+        let quiet_rtts = (now - self.queue_seen) / self.rtt;
+        if let Some(cut) = self.loss.watch(now, &interval, self.capacity, quiet, quiet_rtts, short) {
             self.capacity = cut;
             self.boost = 0.0;
         }

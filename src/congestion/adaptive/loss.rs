@@ -20,6 +20,8 @@ const TRIAL_LOSS: f64 = 0.02;
 const TRIAL_CUT: (f64, f64) = (0.7, 0.85);
 /// Pause between experiments, beside a second.
 const DOUBT_RTTS: f64 = 20.0;
+/// RTTs without a sign of a queue after which even steady loss is put to the test.
+const DOUBT_AFTER_RTTS: f64 = 4.0;
 /// Packets an experiment wants to see.
 const TRIAL_PACKETS: f64 = 200.0;
 
@@ -63,14 +65,10 @@ impl LossModel {
         Self { datagram, mean: 0.0, variance: 0.0, intervals: 0, next_at: 0.0, trial: None, doubt_at: 0.0 }
     }
 
-    pub(super) fn mean(&self) -> f64 {
-        self.mean
-    }
-
     fn deviation(&self, interval: &Interval) -> f64 {
         let mean = self.mean.max(LEAST);
         let packets = (interval.bytes / self.datagram).max(1.0);
-        (self.variance.max(mean * (1.0 - mean)) / packets).sqrt()
+        (self.variance.max(mean * (1.0 - mean)) / packets).sqrt() + interval.blur
     }
 
     /// The bottleneck's rate by this interval: what passed, unless more was lost than ordinary loss explains.
@@ -115,6 +113,7 @@ impl LossModel {
         interval: &Interval,
         capacity: f64,
         quiet: bool,
+        quiet_rtts: f64,
         short: bool,
     ) -> Option<f64> {
         if now < self.next_at || self.trial.is_some() {
@@ -122,7 +121,7 @@ impl LossModel {
         }
         let limit = self.mean + (SUSPECT_DEVIATIONS * self.deviation(interval)).max(SUSPECT_SHARE);
         let rose = interval.loss > limit;
-        let doubtful = interval.loss > TRIAL_LOSS && now > self.doubt_at;
+        let doubtful = interval.loss > TRIAL_LOSS && now > self.doubt_at && quiet_rtts > DOUBT_AFTER_RTTS;
         if quiet && (rose || doubtful) {
             self.next_at = now + interval.span;
             self.trial =
@@ -146,7 +145,8 @@ impl LossModel {
         self.next_at = now + rtt;
         self.doubt_at = now + DOUBT_RTTS * rtt + 1.0;
         let policed = (1.0 - trial.got_rate / interval.sent_rate).max(0.0);
-        if interval.loss > (trial.loss + policed) / 2.0 {
+        let sure = trial.loss - interval.loss > DEVIATIONS * self.deviation(interval);
+        if !sure || interval.loss > (trial.loss + policed) / 2.0 {
             self.mean = interval.loss;
             return Some(Verdict::Ordinary(trial.capacity));
         }

@@ -61,6 +61,8 @@ pub(super) struct Interval {
     /// Smallest and largest queueing delay at its points.
     pub(super) min_queue: f64,
     pub(super) max_queue: f64,
+    /// Uncertainty of the loss share by packets that overtake each other.
+    pub(super) blur: f64,
 }
 
 /// See the module.
@@ -226,6 +228,7 @@ impl Path {
                 loss: (1.0 - got / bytes).clamp(0.0, 1.0),
                 min_queue: (min_delay - self.base()).max(0.0),
                 max_queue: (max_delay - self.base()).max(0.0),
+                blur: (self.jitter / span).min(0.5),
             });
         }
         None
