@@ -14,18 +14,22 @@ use std::time::{Duration, Instant};
 
 /// Queue that a flow of `QUEUE_RATE` aims at. Flows of other rates aim at it times the square root of the ratio: a
 /// slower flow bears more queue than a faster one beside it, which is what makes flows that share a link equal.
-const QUEUE_SECS: f64 = 0.003;
+const QUEUE_SECS: f64 = 0.004;
 /// 200 Mbit/s.
 const QUEUE_RATE: f64 = 25e6;
-/// Bounds of the target. The lower one is about the grain of timers and receive batches.
-const QUEUE_BOUNDS: (f64, f64) = (0.002, 0.012);
+/// The target stays below a third of the RTT, within these bounds.
+const QUEUE_BOUNDS: (f64, f64) = (0.004, 0.02);
+/// About the grain of timers and receive batches.
+const QUEUE_LEAST: f64 = 0.0015;
 /// Rate before the first RTT sample, bytes per second: the initial flight leaves within some 25 ms.
 const FIRST_RATE: f64 = 4e6;
 /// Slowest pace at which a living path is used: two packets a second.
 const MIN_RATE: f64 = 3000.0;
 /// Largest excess over the capacity that is believed, per RTT, while no queue shows.
-const MAX_BOOST: f64 = 0.25;
+const MAX_BOOST: f64 = 0.5;
 const FIRST_BOOST: f64 = 0.015;
+/// Rest after a policer was found, beside eight RTTs, before more is tried.
+const POLICED_SECS: f64 = 2.0;
 /// The base delay is looked for again (by draining) when the queue was not seen empty for so long.
 const DRAIN_EVERY: f64 = 5.0;
 
@@ -54,8 +58,14 @@ pub struct Adaptive {
     min_rtt: f64,
     queue: f64,
     last_point: f64,
+    /// Queue that the packets sent now are expected to meet, if nobody else changes anything.
+    expected: f64,
+    /// By how much more than expected there was of late: others fill what we leave.
+    surprise: f64,
+    learned_at: f64,
     silent: u32,
     resume_until: f64,
+    policed_until: f64,
     app_limited: bool,
 }
 
@@ -78,8 +88,12 @@ impl Adaptive {
             min_rtt: 0.1,
             queue: 0.0,
             last_point: 0.0,
+            expected: 0.0,
+            surprise: 0.0,
+            learned_at: 0.0,
             silent: 0,
             resume_until: 0.0,
+            policed_until: 0.0,
             app_limited: false,
         }
     }
@@ -87,7 +101,9 @@ impl Adaptive {
     /// Queue that this flow aims at, without the allowance for jitter.
     fn queue_target(&self) -> f64 {
         let aim = QUEUE_SECS * (QUEUE_RATE / self.capacity.max(MIN_RATE)).sqrt();
-        aim.clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1).min((self.min_rtt / 4.0).max(QUEUE_BOUNDS.0))
+        let most = (self.min_rtt / 3.0).clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1);
+        // Bounded softly: where two flows share, the slower one must aim higher whatever the bound.
+        (aim * most / (aim + most)).max(QUEUE_LEAST)
     }
 
     fn on_point(&mut self, now: f64, point: &Point) {
@@ -95,6 +111,7 @@ impl Adaptive {
         let mut startup = match &mut self.mode {
             Mode::Startup(startup) => std::mem::replace(startup, Startup::new(self.datagram)),
             Mode::Cruise => {
+                self.note_surprise(now, point);
                 self.cruise(now);
                 return;
             }
@@ -120,20 +137,30 @@ impl Adaptive {
         }
     }
 
+    fn note_surprise(&mut self, now: f64, point: &Point) {
+        let step = ((now - self.learned_at) / self.rtt).clamp(0.0, 1.0);
+        let error = self.queue - point.expected;
+        self.surprise = (self.surprise + (error - self.surprise) * (1.0 - (-step).exp())).max(0.0);
+    }
+
     fn cruise(&mut self, now: f64) {
-        let target = self.queue_target() + self.path.jitter;
+        let aim = self.queue_target();
+        let target = aim + self.path.jitter.min(aim);
         if let Some(interval) = self.path.interval((self.min_rtt / 2.0).max(0.01), 24.0 * self.datagram) {
             self.learn_capacity(now, &interval);
         }
         self.learn_loss(now);
         self.update_boost(now, target);
+        let held = now < self.policed_until || self.loss.trial_since().is_some();
         let tau = (self.min_rtt / 3.0).max(0.01);
         let wanted = if self.draining(now) { -0.001 } else { target };
         // What lies in the queue when what was sent since will have reached it.
         let waited = (now - self.last_point_sent()).max(0.0);
         let coming = self.path.outstanding() / self.capacity - waited;
-        let predicted = (self.queue + coming).max(0.0);
-        let mut excess = ((wanted - predicted) / tau).clamp(-0.5, MAX_BOOST);
+        self.expected = (self.queue + coming).max(0.0);
+        let predicted = self.expected + self.surprise;
+        let most = if held { 0.0 } else { MAX_BOOST };
+        let mut excess = ((wanted - predicted) / tau).clamp(-0.5, most);
         if self.boost > 0.0 {
             excess = excess.max(self.boost);
         }
@@ -152,35 +179,50 @@ impl Adaptive {
 
     /// While the queue never empties, the rate that the bottleneck passes us is its rate; else it is a lower bound.
     fn learn_capacity(&mut self, now: f64, interval: &Interval) {
+        let last = std::mem::replace(&mut self.learned_at, now);
         let busy = interval.min_queue > (0.3 * self.queue_target()).max(self.path.jitter);
         let sample = self.loss.capacity(interval);
         if busy {
-            let weight = (2.0 * interval.span.min(self.rtt) / 8.0 / self.rtt).clamp(0.05, 1.0);
-            let far = self.queue > 3.0 * self.queue_target();
-            self.capacity += (sample - self.capacity) * if far { 0.5 } else { weight };
+            let step = ((now - last) / self.rtt).clamp(0.0, 1.0);
+            self.capacity += (sample - self.capacity) * (1.0 - (-1.5 * step).exp());
             self.queue_seen = now;
-        } else if sample > self.capacity && interval.span >= self.min_rtt / 2.0 {
+        } else if self.loss.trial_since().is_none()
+            && sample > self.capacity
+            && interval.span >= self.min_rtt / 2.0
+        {
             self.capacity = sample;
         }
     }
 
     fn learn_loss(&mut self, now: f64) {
-        let Some(interval) = self.path.interval(self.rtt.max(0.01), 100.0 * self.datagram) else { return };
-        let short = interval.max_queue < 1.5 * self.queue_target() + 2.0 * self.path.jitter;
-        match self.loss.judge(now, self.rtt, &interval, short) {
-            Verdict::Ordinary => {}
-            Verdict::Reduce(rate) => {
-                self.capacity = self.capacity.min(rate);
-                self.boost = 0.0;
-                self.boost_from = now + 1.0 + 4.0 * self.rtt;
+        if let Some(since) = self.loss.trial_since() {
+            let Some(interval) = self.path.interval_since(since) else { return };
+            match self.loss.judge(now, self.rtt, &interval) {
+                None => {}
+                Some(Verdict::Ordinary(capacity)) => self.capacity = self.capacity.max(capacity),
+                Some(Verdict::Policed(capacity)) => {
+                    self.capacity = capacity;
+                    self.policed_until = now + POLICED_SECS + 8.0 * self.rtt;
+                }
             }
-            Verdict::Restore(rate) => self.capacity = self.capacity.max(rate),
+            self.boost_from = self.boost_from.max(now + self.rtt);
+            return;
+        }
+        let Some(interval) = self.path.interval(self.rtt.max(0.01), 100.0 * self.datagram) else { return };
+        let target = self.queue_target();
+        let short = interval.max_queue < 1.5 * target + 2.0 * self.path.jitter;
+        let quiet = interval.max_queue < 0.5 * target + 2.0 * self.path.jitter;
+        let quiet_rtts = (now - self.queue_seen) / self.rtt;
+        if let Some(cut) = self.loss.watch(now, &interval, self.capacity, quiet, quiet_rtts, short) {
+            self.capacity = cut;
+            self.boost = 0.0;
         }
     }
 
     fn update_boost(&mut self, now: f64, target: f64) {
         let some = self.queue > 0.25 * target;
-        if some || self.app_limited || self.draining(now) || now < self.resume_until {
+        let held = now < self.policed_until || self.loss.trial_since().is_some();
+        if some || held || self.app_limited || self.draining(now) || now < self.resume_until {
             if some {
                 self.queue_seen = now;
             }
@@ -210,7 +252,7 @@ impl Controller for Adaptive {
             let now = self.path.secs(packet.sent_at);
             self.pace = self.pace.max(startup.ramp(now, self.rtt));
         }
-        self.path.on_sent(packet, self.pace);
+        self.path.on_sent(packet, self.pace, self.expected);
         self.app_limited = packet.app_limited;
     }
 
