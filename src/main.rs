@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     };
     let verbosity = command.verbosity();
     terminal::init_logging(command.log_level(), verbosity.verbose, verbosity.quiet);
-    let code = command.run().unwrap_or_else(|failure| {
+    let mut code = command.run().unwrap_or_else(|failure| {
         // The command did not come as far as a report of its own.
         exit::complain(&failure.message);
         if command.json() {
@@ -21,5 +21,9 @@ fn main() -> ExitCode {
         }
         failure.exit_code
     });
+    if let Some(why) = terminal::stdout_error() {
+        exit::complain(&format!("cannot write to stdout: {why}"));
+        code = code.max(exit::OTHER);
+    }
     ExitCode::from(code)
 }

@@ -79,7 +79,10 @@ fn bad_options_are_one_line_and_exit_2() {
         (&["put", "--overwrite", "maybe", "a", "host"], &["--overwrite", "maybe"]),
         (&["put", "--compress", "zip", "a", "host"], &["--compress", "zip"]),
         (&["put", "--nonsense", "a", "host"], &["--nonsense", "fulmar put --help"]),
-        (&["put", "a"], &["required", "fulmar put --help"]),
+        (&["put", "a"], &["only one argument", "`a`", "fulmar put --help"]),
+        (&["get"], &["no arguments", "fulmar get --help"]),
+        (&["echo", "--json=1"], &["--json", "fulmar echo --help"]),
+        (&["ls"], &["required", "fulmar ls --help"]),
         (&["put", "a", "host:0"], &["host:0", "port"]),
         (&["put", "a", "udp://host/"], &["scheme"]),
         (&["put", "-4", "-6", "a", "host"], &["cannot be used with"]),
@@ -121,7 +124,8 @@ fn json_is_one_object_on_failure_too() {
         let line = stderr(&output);
         assert_eq!(line, format!("fulmar: {}\n", object["error"].as_str().expect("text")), "{arguments:?}");
     }
-    let output = fulmar(dir.path(), &["put", "--json", "missing", "gone", "host"]);
+    // Options may stand anywhere.
+    let output = fulmar(dir.path(), &["put", "missing", "--json", "gone", "-q", "host"]);
     assert_eq!(output.status.code(), Some(5));
     let object = json(&output);
     assert_eq!(object["exit_code"], 5);
@@ -130,6 +134,20 @@ fn json_is_one_object_on_failure_too() {
     assert_eq!(object["files"][1]["path"], "gone");
     assert_eq!(object["bytes"], 0);
     assert!(object["error"].as_str().is_some_and(|e| e.starts_with("2 of 2 files failed")));
+}
+
+#[test]
+fn a_full_disk_behind_stdout_is_an_error() {
+    let dir = temp();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let status = std::process::Command::new(assert_cmd::cargo::cargo_bin!("fulmar"))
+        .args(["keygen", "-"])
+        .current_dir(dir.path())
+        .stdout(full)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .expect("runs");
+    assert_eq!(status.code(), Some(1));
 }
 
 #[test]

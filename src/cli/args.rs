@@ -79,6 +79,27 @@ If DEST is an existing directory, or has a trailing slash, what is got goes
 inside; else DEST is its new name. Nothing is ever written outside DEST,
 whatever the server sends.";
 
+const PUT_USAGE: &str = "\
+fulmar put [OPTIONS] <SRC>... <HOST[:PORT][/PATH]>
+
+Arguments:
+  <SRC>...              Files and directories to send
+  <HOST[:PORT][/PATH]>  The server, and where to put them below its directory";
+
+const GET_USAGE: &str = "\
+fulmar get [OPTIONS] <HOST[:PORT]/PATH>... <DEST>
+
+Arguments:
+  <HOST[:PORT]/PATH>...  What to get; all paths must be of one server
+  <DEST>                 A directory, or a new name";
+
+const ECHO_USAGE: &str = "\
+fulmar echo [OPTIONS] <FILE>... <HOST[:PORT]>
+
+Arguments:
+  <FILE>...      Files to send and have sent back
+  <HOST[:PORT]>  The server";
+
 const LS_EXAMPLES: &str = "\
 Examples:
   fulmar ls server.org
@@ -131,16 +152,16 @@ pub enum Command {
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
     /// Upload files and directories
-    #[command(after_help = PUT_EXAMPLES)]
+    #[command(after_help = PUT_EXAMPLES, override_usage = PUT_USAGE)]
     Put(PutArgs),
     /// Download files and directories
-    #[command(after_help = GET_EXAMPLES)]
+    #[command(after_help = GET_EXAMPLES, override_usage = GET_USAGE)]
     Get(GetArgs),
     /// List what a server has
     #[command(after_help = LS_EXAMPLES)]
     Ls(LsArgs),
     /// Upload files and have them sent back with errors injected
-    #[command(after_help = ECHO_EXAMPLES)]
+    #[command(after_help = ECHO_EXAMPLES, override_usage = ECHO_USAGE)]
     Echo(EchoArgs),
     /// Show it all on this machine: upload and echo through 10 % loss and 10 % corruption
     #[command(after_help = DEMO_EXAMPLES)]
@@ -309,12 +330,9 @@ pub struct ServeArgs {
 /// `fulmar put`
 #[derive(Clone, Debug, Args)]
 pub struct PutArgs {
-    /// Files and directories to send
-    #[arg(required = true, value_name = "SRC")]
-    pub sources: Vec<OsString>,
-    /// The server, and where to put them below its directory
-    #[arg(required = true, value_name = "HOST[:PORT][/PATH]")]
-    pub target: OsString,
+    /// The sources, then the target. One list for clap, so that options may stand anywhere between them.
+    #[arg(value_name = "SRC", hide = true)]
+    pub paths: Vec<OsString>,
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,
@@ -338,12 +356,9 @@ pub struct PutArgs {
 /// `fulmar get`
 #[derive(Clone, Debug, Args)]
 pub struct GetArgs {
-    /// What to get; several paths must be of the same server
-    #[arg(required = true, value_name = "HOST[:PORT]/PATH")]
-    pub targets: Vec<OsString>,
-    /// Where to: a directory, or a new name
-    #[arg(required = true, value_name = "DEST")]
-    pub dest: PathBuf,
+    /// The sources, then DEST. One list for clap, so that options may stand anywhere between them.
+    #[arg(value_name = "HOST[:PORT]/PATH", hide = true)]
+    pub paths: Vec<OsString>,
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,
@@ -387,12 +402,9 @@ pub struct LsArgs {
 /// `fulmar echo`
 #[derive(Clone, Debug, Args)]
 pub struct EchoArgs {
-    /// Files to send and have sent back
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<OsString>,
-    /// The server
-    #[arg(required = true, value_name = "HOST[:PORT]")]
-    pub target: OsString,
+    /// The files, then the server. One list for clap, so that options may stand anywhere between them.
+    #[arg(value_name = "FILE", hide = true)]
+    pub paths: Vec<OsString>,
     /// How the server impairs the way back
     #[arg(long, value_name = "SPEC", default_value = "corrupt=10%")]
     pub sim_back: String,

@@ -24,22 +24,23 @@ pub const PREFIX: &[u8] = b"received_";
 pub fn run(args: &EchoArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
     let overwrite = options::overwrite(&args.overwrite)?;
-    let target = Target::parse(&args.target)?;
+    let (files, server) = options::split_last("echo", "FILE... and HOST[:PORT]", &args.paths)?;
+    let target = Target::parse(server)?;
     if !target.path.is_empty() {
         return Err(Failure::usage(format!(
             "'{}': echo takes no path on the server: write {} alone",
-            text::bytes(args.target.as_bytes()),
+            text::bytes(server.as_bytes()),
             target.authority()
         )));
     }
     options::client_session(&args.link, &args.connect, &args.chunk)?;
     options::link_sim(&args.link)?;
     options::sim("--sim-back", &args.sim_back)?;
-    refuse_equal_names(&args.files)?;
+    refuse_equal_names(files)?;
 
     let start = client::now();
     let mut report = Report::new("echo", output);
-    let roots = sendable(&args.files, overwrite, &mut report);
+    let roots = sendable(files, overwrite, &mut report);
     if roots.is_empty() {
         return Ok(report.finish(&Ended::without_session(start)));
     }

@@ -12,18 +12,20 @@ use super::progress::Progress;
 use super::report::Report;
 use crate::transfer::Request;
 use std::ffi::OsString;
+use std::path::Path;
 
 /// Runs it; the exit code.
 pub fn run(args: &GetArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
     let overwrite = options::overwrite(&args.overwrite)?;
-    let (target, wanted) = targets(&args.targets)?;
+    let (sources, dest) = options::split_last("get", "HOST[:PORT]/PATH... and DEST", &args.paths)?;
+    let (target, wanted) = targets(sources)?;
     let session = options::client_session(&args.link, &args.connect, &args.chunk)?;
     options::link_sim(&args.link)?;
     let several = wanted.len() > 1;
     // The whole of what is served has no name of its own.
     let into_dir = several || wanted.iter().any(Vec::is_empty);
-    let dest = paths::destination(&args.dest, several, into_dir, overwrite)?;
+    let dest = paths::destination(Path::new(dest), several, into_dir, overwrite)?;
 
     let request = Request::Get { paths: wanted, compress: session.compress, chunk_size: session.chunk_size };
     let setup = Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key)?;

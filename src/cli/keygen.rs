@@ -14,7 +14,10 @@ pub fn run(args: &KeygenArgs) -> Result<u8, Failure> {
     if args.file == Path::new("-") {
         let line = Zeroizing::new(format!("{}\n", *fresh));
         if !terminal::stdout(line.as_bytes()) {
-            return Err(Failure::new(exit::OTHER, "cannot write the key to stdout: the reader is gone"));
+            return Err(Failure::new(
+                exit::OTHER,
+                "the key did not reach the reader of stdout: make another one",
+            ));
         }
         return Ok(exit::DONE);
     }

@@ -12,7 +12,9 @@ use crate::impair::Spec;
 use crate::transfer::job::{Compression, Overwrite};
 use crate::transfer::{MAX_CHUNK_SIZE, MIN_CHUNK_SIZE};
 use crate::units;
+use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 /// Smallest `--window`: about ten full datagrams, below which no feedback scheme can keep a sender going.
@@ -86,6 +88,24 @@ pub fn server(args: &ServeArgs) -> Result<(SessionConfig, ServerConfig), Failure
         },
     };
     Ok((session, server))
+}
+
+/// Splits a list of arguments into all but the last and the last. `usage`: what is needed, for the error.
+pub fn split_last<'a>(
+    command: &str,
+    usage: &str,
+    arguments: &'a [OsString],
+) -> Result<(&'a [OsString], &'a OsStr), Failure> {
+    match arguments.split_last() {
+        Some((last, rest)) if !rest.is_empty() => Ok((rest, last)),
+        Some((only, _)) => Err(Failure::usage(format!(
+            "only one argument, `{}`: {command} needs {usage}; see fulmar {command} --help",
+            text::bytes(only.as_bytes())
+        ))),
+        None => {
+            Err(Failure::usage(format!("no arguments: {command} needs {usage}; see fulmar {command} --help")))
+        }
+    }
 }
 
 /// `--overwrite`
@@ -389,6 +409,16 @@ mod tests {
             let failure = serve(&case).expect_err(case[0]);
             assert_eq!(failure.exit_code, 2);
             assert!(failure.message.starts_with(case[0]), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn the_last_argument_is_the_target() {
+        let list: Vec<OsString> = ["a", "b", "h"].iter().map(OsString::from).collect();
+        let (rest, last) = split_last("put", "x", &list).expect("three");
+        assert_eq!((rest, last), (&list[..2], OsStr::new("h")));
+        for few in [&list[..1], &[]] {
+            assert_eq!(split_last("put", "x", few).expect_err("too few").exit_code, 2);
         }
     }
 

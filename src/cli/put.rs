@@ -19,19 +19,20 @@ use std::os::unix::ffi::OsStrExt;
 pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
     let overwrite = options::overwrite(&args.overwrite)?;
-    let target = Target::parse(&args.target)?;
+    let (sources, target) = options::split_last("put", "SRC... and HOST[:PORT][/PATH]", &args.paths)?;
+    let target = Target::parse(target)?;
     options::client_session(&args.link, &args.connect, &args.chunk)?;
     options::link_sim(&args.link)?;
 
     let start = client::now();
     let mut report = Report::new("put", output);
-    let roots = readable(&args.sources, &mut report);
+    let roots = readable(sources, &mut report);
     if roots.is_empty() {
         // Nothing to send: no reason to ask for a key or to connect.
         return Ok(report.finish(&Ended::without_session(start)));
     }
     // The contents of a directory cannot be given a new name, nor can several sources.
-    let into_dir = target.is_dir || args.sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
+    let into_dir = target.is_dir || sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
     let request = Request::Put { dest: target.path.clone(), into_dir, overwrite };
     let setup = match Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key) {
         Ok(setup) => setup,

@@ -236,6 +236,9 @@ fn advise(reason: &CloseReason) -> String {
         CloseReason::TimedOut { .. } => {
             format!("{reason}; check the link and the server, and run the same command again")
         }
+        CloseReason::PeerClosed(_) => {
+            format!("{reason}; run the same command again when it is back")
+        }
         _ => reason.to_string(),
     }
 }

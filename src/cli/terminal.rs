@@ -5,10 +5,13 @@
 use indicatif::MultiProgress;
 use log::LevelFilter;
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 /// The bars on stderr now, if any: every other writer to the terminal steps around them.
 static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// The first error on stdout, other than a reader that is gone.
+static STDOUT_ERROR: OnceLock<String> = OnceLock::new();
 
 fn bars() -> Option<MultiProgress> {
     BARS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
@@ -33,12 +36,26 @@ pub fn stderr_line(line: &str) {
     });
 }
 
-/// Text on stdout, flushed. False when the reader is gone (`fulmar ls ... | head`).
+/// Text on stdout, flushed. False when it did not get there; `stdout_error` says why.
 pub fn stdout(text: &[u8]) -> bool {
     around_bars(|| {
         let mut out = std::io::stdout().lock();
-        out.write_all(text).and_then(|()| out.flush()).is_ok()
+        match out.write_all(text).and_then(|()| out.flush()) {
+            Ok(()) => true,
+            Err(error) => {
+                // A reader that has seen enough (`fulmar ls ... | head`) is no error.
+                if error.kind() != std::io::ErrorKind::BrokenPipe {
+                    let _ = STDOUT_ERROR.set(super::text::io_error(&error));
+                }
+                false
+            }
+        }
     })
+}
+
+/// Why something could not be written to stdout, if that happened (a full disk, say).
+pub fn stdout_error() -> Option<&'static str> {
+    STDOUT_ERROR.get().map(String::as_str)
 }
 
 /// One line on stdout, flushed.
