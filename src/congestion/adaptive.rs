@@ -196,6 +196,7 @@ impl Adaptive {
             now,
             rtt: self.rtt,
             queue: self.queue,
+            own_aim: self.queue_target(),
             aim,
             jitter: self.path.jitter.min(aim),
             sent: self.last_point,
