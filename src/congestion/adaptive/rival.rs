@@ -29,6 +29,8 @@ const AGAIN_HIGH: f64 = 1.5;
 const PUSHED: f64 = 0.6;
 /// Loss beyond ordinary loss at which we take our estimate of the link to be too high.
 const EXCESS_LOSS: f64 = 0.2;
+/// The estimate does not fall below this share of what it was at first.
+const LEAST_SHARE: f64 = 0.2;
 /// Loss beyond ordinary loss up to which the link may prove wider than it ever was.
 const CLEAN_LOSS: f64 = 0.02;
 /// The highest rate of late is remembered for one to two of these.
@@ -78,6 +80,7 @@ pub(super) struct Rival {
     left_at: f64,
     before: f64,
     held: f64,
+    floor: f64,
 }
 
 impl Rival {
@@ -97,6 +100,7 @@ impl Rival {
             left_at: f64::NEG_INFINITY,
             before: 0.0,
             held: 0.0,
+            floor: 0.0,
         }
     }
 
@@ -137,7 +141,9 @@ impl Rival {
                 if again { AGAIN_RTTS * view.rtt } else { (STANDS_RTTS * view.rtt).max(STANDS_SECS) };
             if self.stands > enough {
                 let before = if again { self.before } else { 0.0 };
-                self.link = Some(self.peak().max(view.pass_rate).max(before));
+                let link = self.peak().max(view.pass_rate).max(before);
+                self.link = Some(link);
+                self.floor = LEAST_SHARE * link;
                 self.since = view.now;
                 self.gone = 0.0;
                 self.dip = None;
@@ -166,7 +172,7 @@ impl Rival {
         let Some(link) = self.link else { return 0.0 };
         let mut estimate = link;
         if view.excess_loss > EXCESS_LOSS && view.now > self.next_cut {
-            estimate *= 1.0 - view.excess_loss / 2.0;
+            estimate = (estimate * (1.0 - view.excess_loss / 2.0)).max(self.floor);
             self.next_cut = view.now + 2.0 * view.rtt;
         }
         match self.dip {
