@@ -1,9 +1,10 @@
 //! Role: tests of the stores. Everything that both must do alike runs against both (`rules`, `random`, `walks`);
-//! what only a disk can do is in `disk`, the pure parts are in `pure`.
+//! what only one of them can do is in `disk` and `memory`, the pure parts are in `pure`.
 //! Owns: nothing.
 //! Implements: docs/PROTOCOL.md, "Files".
 
 mod disk;
+mod memory;
 mod pure;
 mod random;
 mod rules;

@@ -25,9 +25,10 @@ use std::sync::Arc;
 const NAMES_AT_ONCE: usize = 65_536;
 const NAME_BYTES_AT_ONCE: usize = 4 << 20;
 /// Handles of directories on the stack that stay open; those further up are opened again when the walk returns.
-const OPEN_FRAMES: usize = 16;
+/// Few, since a server has many sessions.
+const OPEN_FRAMES: usize = 8;
 /// Handles of root directories that stay open for reading files below them.
-const OPEN_ROOTS: usize = 16;
+const OPEN_ROOTS: usize = 2;
 /// Bytes of small files after which an answer goes out, however few entries it has.
 const INLINE_BYTES_AT_ONCE: u64 = 4 << 20;
 /// How often a small file is read again when it changes meanwhile.
@@ -446,8 +447,6 @@ fn open_root(places: &Places<'_>, location: &Location, shown: &[u8]) -> Result<O
             if name.is_empty() || name == b"." {
                 return Ok(Opened::Dir(Arc::new(parent)));
             }
-            // A link must not lead to a partial either.
-            super::names::check_component(path, &name)?;
             (parent, name)
         }
         Location::Scratch(path) => {
