@@ -8,7 +8,7 @@
 //! which a peer has sent, or which somebody puts there at the wrong moment, leads nowhere.
 
 use super::error::{from_io, wrong_kind};
-use super::names::{HIDDEN_PREFIX, join, split_first, split_last};
+use super::names::{HIDDEN_PREFIX, split_first, split_last};
 use crate::transfer::job::{Meta, StoreError};
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
@@ -360,9 +360,4 @@ impl DirHandle {
         }
         Ok(None)
     }
-}
-
-/// Joins for messages: the path of an entry below a root.
-pub(crate) fn shown_below(root: &[u8], below: &[u8]) -> Vec<u8> {
-    join(root, below)
 }

@@ -7,7 +7,7 @@
 
 use super::digest::sha256;
 use super::error::{forbidden, from_io, refuse, source_changed};
-use super::jail::{DirHandle, Jail, as_path, file_type, meta_of, retry, shown_below};
+use super::jail::{DirHandle, Jail, as_path, file_type, meta_of, retry};
 use super::names::{HIDDEN_PREFIX, check_relative, join, split_last};
 use super::scratch::Scratch;
 use super::sink::read_exact_at;
@@ -91,7 +91,7 @@ impl Walk {
     pub(crate) fn shown(&self, root: u32, below: &[u8]) -> Vec<u8> {
         match self.roots.get(root as usize) {
             Some(root) => {
-                let path = shown_below(&root.spec.name, below);
+                let path = join(&root.spec.name, below);
                 if path.is_empty() { location_path(&root.spec.location).to_vec() } else { path }
             }
             None => below.to_vec(),
