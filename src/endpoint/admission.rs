@@ -59,8 +59,10 @@ pub(super) struct Admitted {
     pub(super) client_cid: Cid,
     pub(super) keys: SessionKeys,
     pub(super) params: Params,
-    /// Exact, or not known.
-    pub(super) handshake_rtt: Option<Duration>,
+    /// From the first Reply to the Confirm.
+    pub(super) handshake_rtt: Duration,
+    /// There was only one Reply: this is the RTT, not just a bound of it.
+    pub(super) rtt_is_exact: bool,
 }
 
 #[derive(Debug)]
@@ -209,7 +211,13 @@ impl Admission {
         let mut cid = Cid([0; 8]);
         // The first byte steers between worker processes; this is the only one.
         rng.fill_bytes(&mut cid.0[1..]);
-        let reply = Reply { client_cid: hello.client_cid, server_cid: cid, share: share.0, params, attempt: hello.attempt };
+        let reply = Reply {
+            client_cid: hello.client_cid,
+            server_cid: cid,
+            share: share.0,
+            params,
+            attempt: hello.attempt,
+        };
         let keys = shared.keys(&Transcript::new().add(core).add(&reply.core()));
         let packet = reply.encode();
         self.make_room();
@@ -270,7 +278,8 @@ impl Admission {
             client_cid: h.client_cid,
             keys: h.keys,
             params: h.params,
-            handshake_rtt: (!h.repeated).then(|| now - h.created_at),
+            handshake_rtt: now - h.created_at,
+            rtt_is_exact: !h.repeated,
         })
     }
 

@@ -260,7 +260,7 @@ impl Endpoint {
             admitted.client_cid,
             admitted.keys,
             &admitted.params,
-            admitted.handshake_rtt,
+            (admitted.handshake_rtt, admitted.rtt_is_exact),
         );
         Some(self.add(now, admitted.server_cid, session))
     }
