@@ -274,6 +274,11 @@ impl Session {
         self.control_window = control_window(receive);
     }
 
+    /// The socket or the route takes no datagrams of that many bytes. What was lost by that is repaired like any loss.
+    pub fn handle_too_large(&mut self, now: Instant, bytes: u32) {
+        self.path.on_refused(now, bytes);
+    }
+
     /// Whether the session is over and its last event was given out.
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Closed) && self.events.is_empty() && !self.end_job
