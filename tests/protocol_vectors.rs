@@ -32,7 +32,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    assert!(text.is_ascii() && text.len() % 2 == 0, "hex: {text}");
+    assert!(text.is_ascii() && text.len().is_multiple_of(2), "hex: {text}");
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).expect("hex")).collect()
 }
 
@@ -213,7 +213,7 @@ fn the_session_of_the_document() {
     let received = (confirm.len() - 4) as u64;
     let mut told = feedback(0, [52_000, 300, received, 0, 24 << 20, (4 << 20) + put.len() as u64]);
     let mut scratch = Vec::new();
-    told.blocks.push(build_block(0..1, [0..1].into_iter(), 100, &mut scratch).expect("a block"));
+    told.blocks.push(build_block(0..1, std::iter::once(0..1), 100, &mut scratch).expect("a block"));
     let result = stream(&[Message::Result { file: FileId(0), result: Ok(Some(sha256(b"hello\n"))) }]);
     let answer = payload(&[Frame::Feedback(told), floor, Frame::Control { offset: 0, data: &result }]);
     assert_eq!(hex(&answer), hex(&blocks["data-payload"]));

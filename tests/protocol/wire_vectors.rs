@@ -42,10 +42,12 @@ fn frame_vectors() -> Vec<Value> {
     out
 }
 
+type Pattern = (&'static str, std::ops::Range<u64>, fn(u64) -> bool, usize);
+
 /// Feedback: received numbers from a seed-free pattern, as runs and as bits.
 fn feedback_vectors() -> Vec<Value> {
     let mut out = Vec::new();
-    let cases: [(&str, std::ops::Range<u64>, fn(u64) -> bool, usize); 5] = [
+    let cases: [Pattern; 5] = [
         ("all received", 100..1000, |_| true, 200),
         ("one missing", 0..10, |n| n != 4, 200),
         ("the lowest missing", 5..30, |n| n > 20, 200),
