@@ -18,6 +18,9 @@ use std::sync::Arc;
 
 /// Up to so many entries or directories are synced singly. Own measurement on ext4: beyond, syncfs is cheaper.
 const SINGLE_SYNCS: usize = 8;
+/// Up to so many directories are synced singly after renames: the first of these syncs commits the file system's
+/// journal, the others then cost next to nothing, while syncfs would also write what others have dirty.
+const SINGLE_DIR_SYNCS: usize = 64;
 /// Entries in the first batch after a pause; each full batch allows the next one to be `GROWTH` times as large, so
 /// that the first answers come at once and a flood of files costs few syncs.
 const FIRST_ENTRIES: usize = 16;
@@ -185,13 +188,15 @@ impl Batch {
                 entry.sync_data();
             }
         }
+        let ends = pending.iter().filter(|entry| matches!(entry.what, What::End { .. })).count();
+        let many_dirs = touched.len() + ends > SINGLE_DIR_SYNCS;
         let mut ended = Vec::new();
         for entry in &mut pending {
             let dir = entry.apply();
             // A directory's own mode and mtime are synced like its entries.
-            ended.extend(dir.filter(|_| !many));
+            ended.extend(dir.filter(|_| !many_dirs));
         }
-        if many {
+        if many_dirs {
             sync_file_systems(&touched, &mut pending);
         } else {
             sync_dirs(&touched, &ended, &mut pending);
@@ -300,11 +305,12 @@ fn sync_file_systems(touched: &HashMap<(u64, u64), Arc<DirHandle>>, pending: &mu
     }
 }
 
-/// Syncs directories one by one; the entries of one that cannot be synced fail.
+/// Syncs directories one by one. If one fails, so do all entries of its file system: an entry depends on each
+/// directory above it, and a file system that fails is in no state to be believed.
 fn sync_dirs(touched: &HashMap<(u64, u64), Arc<DirHandle>>, ended: &[DirHandle], pending: &mut [Pending]) {
     for dir in touched.values().map(|dir| &**dir).chain(ended) {
         if let Err(error) = dir.sync() {
-            for entry in pending.iter_mut().filter(|entry| entry.dir().id == dir.id) {
+            for entry in pending.iter_mut().filter(|entry| entry.dir().id.0 == dir.id.0) {
                 entry.fail(&error);
             }
         }

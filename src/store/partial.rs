@@ -110,7 +110,7 @@ impl Staged {
             // Its last holder may have given it its final name between our open and our lock.
             let opened = rustix::fs::fstat(&file).map_err(|e| fail(e.into()))?;
             let named = dir.stat(&temp).ok();
-            if !named.is_some_and(|s| (s.st_dev, s.st_ino) == (opened.st_dev, opened.st_ino)) {
+            if named.is_none_or(|s| (s.st_dev, s.st_ino) != (opened.st_dev, opened.st_ino)) {
                 continue;
             }
             // A hard link would let somebody read or change what we write.

@@ -76,7 +76,7 @@ impl Rig {
     /// Runs a test against both stores.
     pub(super) fn both(test: impl Fn(&mut Self)) {
         test(&mut Self::memory());
-        test(&mut Self::disk());
+        test(&mut Self::fast_disk());
     }
 
     pub(super) fn jail(&self) -> PathBuf {

@@ -86,7 +86,7 @@ impl MemoryStore {
                 match walk.first(&root.location, tree.get(&base_key)) {
                     Ok(is_dir) => {
                         sending.from = Some(Bound::Excluded(base_key.clone()));
-                        if !(list_only && is_dir) && !(root.name.is_empty() && is_dir) {
+                        if !(is_dir && (list_only || root.name.is_empty())) {
                             let node = tree
                                 .get(&base_key)
                                 .unwrap_or(&Node::Dir(Meta { mode: 0o755, ..Meta::default() }))

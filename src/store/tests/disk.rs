@@ -408,14 +408,19 @@ fn ten_thousand_small_files() {
         let mut rig = Rig::memory();
         let start = Instant::now();
         for i in 0..10_000 {
-            let at = format!("d{}/f{i}", i / per_dir);
+            let dir = format!("d{}", i / per_dir);
+            if i % per_dir == 0 {
+                let entry = rig.entry(dir.as_bytes(), EntryKind::Dir);
+                store.run(1, Job::Begin(Box::new(entry)), &mut done);
+            }
+            let at = format!("{dir}/f{i}");
             let mut entry = rig.entry(at.as_bytes(), EntryKind::File);
             (entry.size, entry.inline) = (4096, Some(Inline { data: data.clone(), sha256: digest }));
             store.run(1, Job::Begin(Box::new(entry)), &mut done);
         }
         store.idle(&mut done);
         let took = start.elapsed();
-        assert_eq!(done.len(), 10_001);
+        assert_eq!(done.len(), 10_001 + 10_000 / per_dir);
         let start = Instant::now();
         let location = Location::Jail(Vec::new());
         store.run(2, Job::AddRoot(SourceRoot { location, name: Vec::new() }), &mut done);
