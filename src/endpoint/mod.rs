@@ -186,10 +186,11 @@ impl Endpoint {
     fn arm(&mut self, now: Instant, key: SessionKey) {
         let Some(e) = self.sessions.get_mut(&key) else { return };
         if let Some(t) = e.session.poll_timeout(now)
-            && e.armed.is_none_or(|a| t < a) {
-                e.armed = Some(t);
-                self.timers.push(Reverse((t, key)));
-            }
+            && e.armed.is_none_or(|a| t < a)
+        {
+            e.armed = Some(t);
+            self.timers.push(Reverse((t, key)));
+        }
     }
 
     /// One datagram from the socket; it is decrypted in place. Anything invalid is counted, never an error.

@@ -105,10 +105,11 @@ impl Session {
 
     fn on_retry(&mut self, retry: &Retry) {
         if let Phase::Hello(hello) = &mut self.phase
-            && hello.hello.cookie != Some(retry.cookie) {
-                hello.hello.cookie = Some(retry.cookie);
-                hello.now_please = true;
-            }
+            && hello.hello.cookie != Some(retry.cookie)
+        {
+            hello.hello.cookie = Some(retry.cookie);
+            hello.now_please = true;
+        }
     }
 
     fn on_reject(&mut self, now: Instant, r: Reject) {

@@ -229,9 +229,10 @@ impl Session {
     /// Echo, on a server: when all has arrived, nothing more will go back.
     pub(super) fn finish_echo_roots(&mut self) {
         if let Role::Server { requested: Some(Request::Echo { .. }), .. } = &self.role
-            && self.receiver.is_finished() {
-                self.sender.finish_roots();
-            }
+            && self.receiver.is_finished()
+        {
+            self.sender.finish_roots();
+        }
     }
 
     fn is_request_done(&self) -> bool {

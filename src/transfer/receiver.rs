@@ -489,12 +489,12 @@ impl Receiver {
         self.queued_bytes += data.len() as u64;
         if let Some((f, start, joined)) = &mut self.join
             && *f == file
-                && *start + joined.len() as u64 == offset
-                && joined.len() + data.len() <= WRITE_JOIN_BYTES
-            {
-                joined.extend_from_slice(data);
-                return;
-            }
+            && *start + joined.len() as u64 == offset
+            && joined.len() + data.len() <= WRITE_JOIN_BYTES
+        {
+            joined.extend_from_slice(data);
+            return;
+        }
         self.flush_join();
         let mut joined = Vec::with_capacity(data.len().max(64 * 1024));
         joined.extend_from_slice(data);
@@ -516,11 +516,10 @@ impl Receiver {
             },
             Done::Written { bytes, .. } => self.queued_bytes = self.queued_bytes.saturating_sub(bytes),
             Done::ChunkStored { file, chunk, ok } => self.on_chunk_stored(file, chunk, ok),
-            Done::SinkFailed { file, error }
-                if self.entries.contains_key(&file.0) => {
-                    self.jobs.push_back(Job::Abort { file, keep_partial: true });
-                    self.resolve(file, Err(error), true);
-                }
+            Done::SinkFailed { file, error } if self.entries.contains_key(&file.0) => {
+                self.jobs.push_back(Job::Abort { file, keep_partial: true });
+                self.resolve(file, Err(error), true);
+            }
             Done::Committed { file, result } => self.resolve(file, result, true),
             _ => {}
         }
@@ -571,9 +570,10 @@ impl Receiver {
         self.open_chunks -= e.open.len();
         self.reserved_bytes -= e.open.values().map(|a| a.data.len() as u64).sum::<u64>();
         if self.join.as_ref().is_some_and(|(f, ..)| *f == file)
-            && let Some((_, _, data)) = self.join.take() {
-                self.queued_bytes = self.queued_bytes.saturating_sub(data.len() as u64);
-            }
+            && let Some((_, _, data)) = self.join.take()
+        {
+            self.queued_bytes = self.queued_bytes.saturating_sub(data.len() as u64);
+        }
         self.counters.bytes_done += e.size - e.counted_bytes.min(e.size);
         if tell {
             self.outbox.push_back(Message::Result { file, result: result.clone() });
