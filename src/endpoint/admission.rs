@@ -42,11 +42,12 @@ struct HalfOpen {
     client_cid: Cid,
     remote: SocketAddr,
     hello_core: Vec<u8>,
-    reply: Vec<u8>,
+    reply: Reply,
     keys: SessionKeys,
     params: Params,
-    replied_at: Instant,
     created_at: Instant,
+    /// The Reply was repeated, so that nobody knows which one the Confirm answers.
+    repeated: bool,
     /// Its confirmation did not fit: whatever comes is rejected.
     failed: bool,
 }
@@ -58,7 +59,8 @@ pub(super) struct Admitted {
     pub(super) client_cid: Cid,
     pub(super) keys: SessionKeys,
     pub(super) params: Params,
-    pub(super) handshake_rtt: Duration,
+    /// Exact, or not known.
+    pub(super) handshake_rtt: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -151,8 +153,8 @@ impl Admission {
             let h = self.half_open.get_mut(known)?;
             // The same Hello again: the Reply was lost, or is slow.
             return (h.hello_core == core && !h.failed).then(|| {
-                h.replied_at = now;
-                h.reply.clone()
+                h.repeated = true;
+                Reply { attempt: hello.attempt, ..h.reply.clone() }.encode()
             });
         }
         if !room {
@@ -207,7 +209,7 @@ impl Admission {
         let mut cid = Cid([0; 8]);
         // The first byte steers between worker processes; this is the only one.
         rng.fill_bytes(&mut cid.0[1..]);
-        let reply = Reply { client_cid: hello.client_cid, server_cid: cid, share: share.0, params };
+        let reply = Reply { client_cid: hello.client_cid, server_cid: cid, share: share.0, params, attempt: hello.attempt };
         let keys = shared.keys(&Transcript::new().add(core).add(&reply.core()));
         let packet = reply.encode();
         self.make_room();
@@ -217,11 +219,11 @@ impl Admission {
             client_cid: hello.client_cid,
             remote,
             hello_core: core.to_vec(),
-            reply: packet.clone(),
+            reply,
             keys,
             params: hello.params,
-            replied_at: now,
             created_at: now,
+            repeated: false,
             failed: false,
         };
         self.half_open.insert(cid, half_open);
@@ -268,7 +270,7 @@ impl Admission {
             client_cid: h.client_cid,
             keys: h.keys,
             params: h.params,
-            handshake_rtt: now - h.replied_at,
+            handshake_rtt: (!h.repeated).then(|| now - h.created_at),
         })
     }
 

@@ -14,9 +14,13 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use std::time::{Duration, Instant};
 
-/// When the Hello is repeated, milliseconds after the first; then every second. At 30 % loss half of all
-/// handshakes lose a packet, so the first repeats come early.
-const HELLO_TIMES_MS: [u64; 6] = [0, 100, 250, 500, 1000, 1500];
+/// When the Hello is sent, milliseconds after the first time. At 30 % loss half of all handshakes lose a packet, so the
+/// first repeats come early.
+const HELLO_TIMES_MS: [u64; 4] = [0, 100, 250, 500];
+/// Spacing of further repeats, for the first seconds and after.
+const HELLO_SPACING_MS: [u64; 2] = [250, 500];
+/// Repeats with the shorter spacing.
+const EAGER_REPEATS: u64 = 10;
 
 /// The client before the Reply.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub(super) struct ClientHello {
     pub(super) first_at: Instant,
     pub(super) sent: u32,
     pub(super) deadline: Instant,
+    /// When each attempt left (the last 256 of them).
+    sent_at: Vec<Instant>,
     /// The Hello goes out at once, whatever the schedule says (a Retry asked for it).
     pub(super) now_please: bool,
 }
@@ -46,23 +52,30 @@ impl ClientHello {
             Secret::Key(_) => Security::Aes128Gcm,
             Secret::Insecure => Security::Insecure,
         };
-        let hello = Hello { version: VERSION, client_cid, security, share: share.0, params, cookie: None };
-        Self { handshake: Some(handshake), hello, first_at: now, sent: 0, deadline, now_please: false }
+        let hello = Hello { version: VERSION, client_cid, security, share: share.0, params, attempt: 0, cookie: None };
+        Self { handshake: Some(handshake), hello, first_at: now, sent: 0, deadline, sent_at: Vec::new(), now_please: false }
     }
 
     /// When the Hello is to be sent next.
     pub(super) fn next_at(&self) -> Instant {
         let last = HELLO_TIMES_MS.len() - 1;
         let n = self.sent as usize;
-        let ms = HELLO_TIMES_MS.get(n).copied();
-        let ms = ms.unwrap_or_else(|| HELLO_TIMES_MS[last] + 1000 * (n - last) as u64);
+        let ms = HELLO_TIMES_MS.get(n).copied().unwrap_or_else(|| {
+            let repeats = (n - last) as u64;
+            let [eager, patient] = HELLO_SPACING_MS;
+            let slow = repeats.saturating_sub(EAGER_REPEATS);
+            HELLO_TIMES_MS[last] + (repeats - slow) * eager + slow * patient
+        });
         if self.now_please { self.first_at } else { self.first_at + Duration::from_millis(ms) }
     }
 
     /// The packet.
-    pub(super) fn packet(&mut self) -> Vec<u8> {
+    pub(super) fn packet(&mut self, now: Instant) -> Vec<u8> {
         self.sent += u32::from(!self.now_please);
         self.now_please = false;
+        self.hello.attempt = self.sent_at.len().min(255) as u8;
+        self.sent_at.truncate(255);
+        self.sent_at.push(now);
         self.hello.encode()
     }
 }
@@ -91,8 +104,9 @@ impl Session {
         };
         let transcript = Transcript::new().add(&hello.hello.core()).add(reply_core);
         let keys = shared.keys(&transcript);
-        // With repeated Hellos this may be too long, never too short: later samples correct it.
-        self.rtt.sample(now - hello.first_at);
+        if let Some(sent_at) = hello.sent_at.get(usize::from(reply.attempt)) {
+            self.rtt.sample(now - *sent_at);
+        }
         self.remote_cid = reply.server_cid;
         self.seal = SealKeys::new(keys.client);
         self.open = OpenKeys::new(keys.server);

@@ -174,7 +174,7 @@ impl Session {
         remote_cid: Cid,
         keys: SessionKeys,
         peer: &Params,
-        handshake_rtt: Duration,
+        handshake_rtt: Option<Duration>,
     ) -> Self {
         let rng = StdRng::from_seed(setup.seed);
         let role = Role::Server { config: server, requested: None, serial };
@@ -182,7 +182,9 @@ impl Session {
         s.remote_cid = remote_cid;
         s.seal = SealKeys::new(keys.server);
         s.open = OpenKeys::new(keys.client);
-        s.rtt.sample(handshake_rtt);
+        if let Some(rtt) = handshake_rtt {
+            s.rtt.sample(rtt);
+        }
         s.apply_params(now, peer);
         if let Role::Server { config, .. } = &s.role {
             s.receiver.set_max_file_bytes(config.max_file_bytes);

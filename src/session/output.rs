@@ -66,7 +66,7 @@ impl Session {
                 if now < h.next_at() {
                     return None;
                 }
-                let packet = h.packet();
+                let packet = h.packet(now);
                 buf.extend_from_slice(&packet);
                 self.count_sent(packet.len());
                 return Some(single(packet.len()));

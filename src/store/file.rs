@@ -13,7 +13,7 @@ use super::scratch::Scratch;
 use super::sink::{Sink, set_meta, write_all_at};
 use super::source::{OpenSources, Source};
 use super::walk::{Places, Walk};
-use super::{SessionKey, Store};
+use super::{SessionKey, Store, may_begin_session};
 use crate::transfer::MAX_CHUNK_SIZE;
 use crate::transfer::job::{
     BeginEntry, Dest, Done, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
@@ -125,6 +125,9 @@ impl FileStore {
 
 impl Store for FileStore {
     fn run(&mut self, session: SessionKey, job: Job, done: &mut Answers) {
+        if !self.sessions.contains_key(&session) && !may_begin_session(&job) {
+            return;
+        }
         match job {
             Job::AddRoot(root) => self.session(session).walk.add_root(root),
             Job::NextEntries { max_entries, inline_max_bytes, list_only } => {

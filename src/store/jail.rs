@@ -8,7 +8,7 @@
 //! which a peer has sent, or which somebody puts there at the wrong moment, leads nowhere.
 
 use super::error::{from_io, wrong_kind};
-use super::names::{join, split_first, split_last};
+use super::names::{HIDDEN_PREFIX, split_first, split_last};
 use crate::transfer::job::{Meta, StoreError};
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
@@ -19,7 +19,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Directory handles kept open for receiving. Own choice: deeper than trees mostly are, few beside RLIMIT_NOFILE.
@@ -172,13 +172,22 @@ impl Jail {
 
     /// Opens a directory beneath; links inside the jail are followed.
     pub(crate) fn open_dir(&self, path: &[u8]) -> io::Result<DirHandle> {
-        let path = if path.is_empty() { b"." } else { path };
-        readable(&self.dir.open_dir(as_path(path))?)
+        if path.is_empty() {
+            return self.handle();
+        }
+        readable(&self.dir.open_dir(self.real_path(path)?)?)
+    }
+
+    /// A path with its links resolved; neither itself nor by a link may it lead to our own hidden files.
+    fn real_path(&self, path: &[u8]) -> io::Result<PathBuf> {
+        let real = self.dir.canonicalize(as_path(path))?;
+        let hidden = |part: std::path::Component<'_>| part.as_os_str().as_bytes().starts_with(HIDDEN_PREFIX);
+        if real.components().any(hidden) { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(real) }
     }
 
     /// Where a path really lies, if that is beneath: its parent directory and last component, links resolved.
     pub(crate) fn locate(&self, path: &[u8]) -> io::Result<(DirHandle, Vec<u8>)> {
-        let real = self.dir.canonicalize(as_path(path))?;
+        let real = self.real_path(path)?;
         let (parent, name) = split_last(real.as_os_str().as_bytes());
         Ok((self.open_dir(parent)?, name.to_vec()))
     }
@@ -295,21 +304,60 @@ impl DirCache {
     }
 }
 
-/// Removes a tree below `dir`, following no link. For our own scratch space only.
+/// Removes a tree below `dir`, following no link. For our own scratch space only. However deep the tree is, one
+/// handle is open at a time: the way up is `..`, checked against what the way down has seen.
 pub(crate) fn remove_tree(dir: &DirHandle, name: &[u8]) -> io::Result<()> {
-    let Ok(inner) = dir.open_dir(name) else {
+    if file_type(&dir.stat(name)?) != FileType::Directory {
         return retry(|| rustix::fs::unlinkat(dir, name, AtFlags::empty()));
-    };
-    // Depth is bounded by the path lengths that could be made; cap-std removes without following links.
-    let whole = Dir::from_std_file(inner.fd.into());
-    match whole.remove_open_dir_all() {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
     }
+    let mut at = dir.open_own_dir(name)?;
+    let mut above = vec![(dir.id, name.to_vec())];
+    while let Some((parent, name)) = above.last() {
+        if let Some(child) = at.unlink_files()? {
+            let inner = at.open_own_dir(&child)?;
+            above.push((at.id, child));
+            at = inner;
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let up = DirHandle::new(retry(|| rustix::fs::openat(&at, c"..", flags, Mode::empty()))?)?;
+        if up.id != *parent {
+            return Err(io::Error::other("a directory was moved while it was being removed"));
+        }
+        retry(|| rustix::fs::unlinkat(&up, name.as_slice(), AtFlags::REMOVEDIR))?;
+        at = up;
+        above.pop();
+    }
+    Ok(())
 }
 
-/// Joins for messages: the path of an entry below a root.
-pub(crate) fn shown_below(root: &[u8], below: &[u8]) -> Vec<u8> {
-    join(root, below)
+impl DirHandle {
+    /// Opens a directory of ours to remove what is in it, whatever mode it was given.
+    fn open_own_dir(&self, name: &[u8]) -> io::Result<Self> {
+        let opened = match self.open_dir(name) {
+            Err(e) if e.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {
+                retry(|| rustix::fs::chmodat(self, name, Mode::RWXU, AtFlags::empty()))?;
+                self.open_dir(name)
+            }
+            other => other,
+        }?;
+        retry(|| rustix::fs::fchmod(&opened, Mode::RWXU))?;
+        Ok(opened)
+    }
+
+    /// Removes what is not a directory, up to the first directory, which is returned.
+    fn unlink_files(&self) -> io::Result<Option<Vec<u8>>> {
+        for item in rustix::fs::Dir::read_from(self)? {
+            let item = item?;
+            let name = item.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            if file_type(&self.stat(name)?) == FileType::Directory {
+                return Ok(Some(name.to_vec()));
+            }
+            retry(|| rustix::fs::unlinkat(self, name, AtFlags::empty()))?;
+        }
+        Ok(None)
+    }
 }

@@ -6,7 +6,7 @@ mod sink;
 mod source;
 
 use super::names::join;
-use super::{SessionKey, Store};
+use super::{SessionKey, Store, may_begin_session};
 use crate::transfer::job::{Done, EntryKind, FileId, Job, Location, Meta, StoreErrorKind};
 use bytes::Bytes;
 use sink::{Partial, Receiving};
@@ -257,6 +257,9 @@ fn stripped(path: &[u8]) -> &[u8] {
 
 impl Store for MemoryStore {
     fn run(&mut self, session: SessionKey, job: Job, done: &mut Vec<(SessionKey, Done)>) {
+        if !self.sessions.contains_key(&session) && !may_begin_session(&job) {
+            return;
+        }
         let out = &mut |answer| done.push((session, answer));
         match job {
             Job::AddRoot(root) => self.sending(session).add_root(root),

@@ -30,3 +30,12 @@ pub trait Store: Send {
     /// The queue is empty: finish what was batched (syncs and renames of small files).
     fn idle(&mut self, done: &mut Vec<(SessionKey, Done)>);
 }
+
+/// False for jobs about something that an earlier job of the session must have begun: without a session there is
+/// nothing to do, and such a latecomer must not bring an ended one back to life.
+fn may_begin_session(job: &Job) -> bool {
+    matches!(
+        job,
+        Job::AddRoot(_) | Job::NextEntries { .. } | Job::SetDest(_) | Job::Begin(_) | Job::RemoveScratch(_)
+    )
+}

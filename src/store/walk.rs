@@ -7,7 +7,7 @@
 
 use super::digest::sha256;
 use super::error::{forbidden, from_io, refuse, source_changed};
-use super::jail::{DirHandle, Jail, as_path, file_type, meta_of, retry, shown_below};
+use super::jail::{DirHandle, Jail, as_path, file_type, meta_of, retry};
 use super::names::{HIDDEN_PREFIX, check_relative, join, split_last};
 use super::scratch::Scratch;
 use super::sink::read_exact_at;
@@ -25,9 +25,10 @@ use std::sync::Arc;
 const NAMES_AT_ONCE: usize = 65_536;
 const NAME_BYTES_AT_ONCE: usize = 4 << 20;
 /// Handles of directories on the stack that stay open; those further up are opened again when the walk returns.
-const OPEN_FRAMES: usize = 16;
+/// Few, since a server has many sessions.
+const OPEN_FRAMES: usize = 8;
 /// Handles of root directories that stay open for reading files below them.
-const OPEN_ROOTS: usize = 16;
+const OPEN_ROOTS: usize = 2;
 /// Bytes of small files after which an answer goes out, however few entries it has.
 const INLINE_BYTES_AT_ONCE: u64 = 4 << 20;
 /// How often a small file is read again when it changes meanwhile.
@@ -90,7 +91,7 @@ impl Walk {
     pub(crate) fn shown(&self, root: u32, below: &[u8]) -> Vec<u8> {
         match self.roots.get(root as usize) {
             Some(root) => {
-                let path = shown_below(&root.spec.name, below);
+                let path = join(&root.spec.name, below);
                 if path.is_empty() { location_path(&root.spec.location).to_vec() } else { path }
             }
             None => below.to_vec(),
@@ -446,8 +447,6 @@ fn open_root(places: &Places<'_>, location: &Location, shown: &[u8]) -> Result<O
             if name.is_empty() || name == b"." {
                 return Ok(Opened::Dir(Arc::new(parent)));
             }
-            // A link must not lead to a partial either.
-            super::names::check_component(path, &name)?;
             (parent, name)
         }
         Location::Scratch(path) => {

@@ -114,12 +114,15 @@ pub struct Hello {
     pub share: [u8; SHARE_BYTES],
     /// The client's parameters.
     pub params: Params,
+    /// Which copy of the Hello this is, from 0; not part of the transcript. The Reply returns it, so that the round-trip time of a
+    /// repeated Hello is known exactly.
+    pub attempt: u8,
     /// The cookie of a Retry, if there was one; not part of the transcript.
     pub cookie: Option<[u8; COOKIE_BYTES]>,
 }
 
 impl Hello {
-    /// The part that the transcript covers: everything but cookie and trailer.
+    /// The part that the transcript covers: everything but attempt, cookie and trailer.
     pub fn core(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         out.push(TYPE_HELLO);
@@ -135,6 +138,7 @@ impl Hello {
     /// The whole packet.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.core();
+        out.push(self.attempt);
         put_bytes(&mut out, self.cookie.as_ref().map_or(&[][..], |c| &c[..]));
         append_trailer(&mut out, 0);
         out
@@ -157,13 +161,14 @@ impl Hello {
         let share = r.array()?;
         let params = Params::decode(&mut r)?;
         let core = &body[..body.len() - r.remaining()];
+        let attempt = r.u8()?;
         let cookie = r.bytes(COOKIE_BYTES, "cookie")?;
         let cookie = match cookie.len() {
             0 => None,
             _ => Some(cookie.try_into().map_err(|_| WireError::Bounds("cookie"))?),
         };
         r.end()?;
-        Ok((Self { version, client_cid, security, share, params, cookie }, core))
+        Ok((Self { version, client_cid, security, share, params, attempt, cookie }, core))
     }
 
     /// The client's connection ID in a Hello of another version, to answer it. The fields up to it never change.
@@ -185,10 +190,12 @@ pub struct Reply {
     pub share: [u8; SHARE_BYTES],
     /// The server's parameters.
     pub params: Params,
+    /// `attempt` of the Hello that this answers; not part of the transcript.
+    pub attempt: u8,
 }
 
 impl Reply {
-    /// The part that the transcript covers: everything but the trailer.
+    /// The part that the transcript covers: everything but attempt and trailer.
     pub fn core(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         out.push(TYPE_REPLY);
@@ -202,22 +209,25 @@ impl Reply {
     /// The whole packet.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.core();
+        out.push(self.attempt);
         append_trailer(&mut out, 0);
         out
     }
 
     /// Decodes a packet; returns the transcript part too.
     pub fn decode(packet: &[u8]) -> Result<(Self, &[u8]), WireError> {
-        let core = strip_trailer(packet)?;
-        let mut r = Reader::new(core);
+        let body = strip_trailer(packet)?;
+        let mut r = Reader::new(body);
         let first = r.u8()?;
         if first != TYPE_REPLY {
             return Err(WireError::UnknownType(first.into()));
         }
         let (client_cid, server_cid, share) = (Cid(r.array()?), Cid(r.array()?), r.array()?);
         let params = Params::decode(&mut r)?;
+        let core = &body[..body.len() - r.remaining()];
+        let attempt = r.u8()?;
         r.end()?;
-        Ok((Self { client_cid, server_cid, share, params }, core))
+        Ok((Self { client_cid, server_cid, share, params, attempt }, core))
     }
 }
 

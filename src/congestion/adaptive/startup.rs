@@ -86,7 +86,7 @@ impl Startup {
         if self.hint.is_none() {
             return 0.0;
         }
-        let rounds = ((now - self.at) / rtt).clamp(0.0, 1.5);
+        let rounds = ((now - self.at) / rtt).clamp(0.0, 4.0);
         (self.from * HINTED_GROWTH.powf(rounds)).min(self.ceiling)
     }
 
@@ -123,7 +123,7 @@ impl Startup {
             // Near the hint the steps are small: it may be a little high.
             Some(hint) if arrived > 0.4 * hint => {
                 self.ceiling = self.ceiling.max(hint * HINT_PROVEN);
-                if arrived > 0.8 * hint { arrived * BEYOND } else { 0.0 }
+                if arrived > 0.75 * hint { arrived * BEYOND } else { (arrived * GROWTH).min(self.ceiling) }
             }
             Some(hint) => (arrived * GROWTH).min(hint * HINT_UNPROVEN),
             None => arrived * GROWTH,

@@ -389,6 +389,55 @@ fn a_directory_that_vanishes_is_an_error_of_its_own() {
     rig.put_inline(b"e", b"x").unwrap();
 }
 
+#[test]
+fn deep_and_locked_scratch_trees_are_removed() {
+    let mut rig = top();
+    let location = Location::Scratch(b"1".to_vec());
+    let dest = Dest { location, into_dir: true, overwrite: Overwrite::Never, name_prefix: Vec::new() };
+    rig.set_dest_full(dest).unwrap();
+    let deep = vec![b"d".as_slice(); 1500].join(&b'/');
+    rig.put_inline(&[&deep[..], b"/f"].concat(), b"x").unwrap();
+    for i in 0..20 {
+        rig.put_inline(format!("d/d/{i}/f").as_bytes(), b"x").unwrap();
+    }
+    rig.put_link(b"d/l", b"/etc").unwrap();
+    let mut end = rig.entry(b"d/d", EntryKind::DirEnd);
+    end.meta.mode = 0;
+    rig.begin(end).unwrap();
+    rig.run(Job::RemoveScratch(b"1".to_vec()));
+    let [area] = &hidden(&rig)[..] else { panic!() };
+    assert_eq!(std::fs::read_dir(rig.jail().join(path(area))).unwrap().count(), 0);
+}
+
+#[test]
+fn links_do_not_lead_to_hidden_files() {
+    let mut rig = top();
+    let file = rig.open(b"f", 10).unwrap();
+    let part = hidden(&rig).remove(0);
+    rig.put_link(b"peek", &part).unwrap();
+    std::fs::create_dir(rig.jail().join(".fulmar-dir")).unwrap();
+    rig.put_link(b"dir", b".fulmar-dir").unwrap();
+    for name in [b"peek".as_slice(), b"dir"] {
+        rig.run(Job::AddRoot(SourceRoot { location: Location::Jail(name.to_vec()), name: b"n".to_vec() }));
+        let found = walks::walk(&mut rig, 10, false);
+        assert!(matches!(&found[..], [Err(e)] if e.error.kind == K::Forbidden), "{found:?}");
+    }
+    rig.run(Job::Abort { file, keep_partial: false });
+    assert_eq!(kind(rig.set_dest(b"dir", true, Overwrite::Never)), K::Forbidden);
+}
+
+#[test]
+fn very_large_directories_are_walked_in_runs() {
+    let mut rig = Rig::fast_disk();
+    for i in 0..66_000 {
+        std::fs::File::create(rig.jail().join(format!("{i}"))).unwrap();
+    }
+    rig.run(Job::AddRoot(SourceRoot { location: Location::Jail(Vec::new()), name: Vec::new() }));
+    let entries = walks::walk(&mut rig, 1000, false);
+    let names: std::collections::BTreeSet<Vec<u8>> = entries.into_iter().map(|e| e.unwrap().path).collect();
+    assert_eq!(names.len(), 66_000);
+}
+
 /// Run with `cargo test --release --lib store:: -- --ignored --nocapture`; `FULMAR_DIR` names another disk.
 #[test]
 #[ignore = "a measurement"]
