@@ -209,7 +209,13 @@ impl Admission {
         let mut cid = Cid([0; 8]);
         // The first byte steers between worker processes; this is the only one.
         rng.fill_bytes(&mut cid.0[1..]);
-        let reply = Reply { client_cid: hello.client_cid, server_cid: cid, share: share.0, params, attempt: hello.attempt };
+        let reply = Reply {
+            client_cid: hello.client_cid,
+            server_cid: cid,
+            share: share.0,
+            params,
+            attempt: hello.attempt,
+        };
         let keys = shared.keys(&Transcript::new().add(core).add(&reply.core()));
         let packet = reply.encode();
         self.make_room();

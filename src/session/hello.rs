@@ -52,8 +52,24 @@ impl ClientHello {
             Secret::Key(_) => Security::Aes128Gcm,
             Secret::Insecure => Security::Insecure,
         };
-        let hello = Hello { version: VERSION, client_cid, security, share: share.0, params, attempt: 0, cookie: None };
-        Self { handshake: Some(handshake), hello, first_at: now, sent: 0, deadline, sent_at: Vec::new(), now_please: false }
+        let hello = Hello {
+            version: VERSION,
+            client_cid,
+            security,
+            share: share.0,
+            params,
+            attempt: 0,
+            cookie: None,
+        };
+        Self {
+            handshake: Some(handshake),
+            hello,
+            first_at: now,
+            sent: 0,
+            deadline,
+            sent_at: Vec::new(),
+            now_please: false,
+        }
     }
 
     /// When the Hello is to be sent next.

@@ -62,7 +62,7 @@ fn a_server_may_refuse_to_impair() {
     let lab = Lab::new();
     let server = lab.serve(&["--no-echo-sim"]);
     lab.write("a", "content");
-    lab.fails(&["echo", "a", &server.address], 5, &["--no-echo-sim"]);
+    lab.fails(&["echo", "a", &server.address], 5, &["does not impair", "--sim-back"]);
     assert!(!lab.has("received_a") && lab.visible("drop").is_empty());
     // Without errors it may be had.
     lab.run(&["echo", "-q", "--sim-back", "none", "a", &server.address], 0);

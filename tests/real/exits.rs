@@ -1,6 +1,6 @@
 //! Every exit code, with one clear line on stderr and nothing left behind.
 
-use crate::support::{Lab, Running, Signal, is_root, need, noise, one_line, works};
+use crate::support::{Lab, Running, Signal, is_root, need, noise, one_line, until, works};
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
@@ -74,13 +74,11 @@ fn code_3_the_peer_is_lost() {
     let lab = Lab::new();
     let server = lab.serve(&[]);
     lab.write("big", noise(1, 4_000_000));
-    let put = ["put", "--limit", "4mbit", "--sim", "outage=500ms:60s"];
-    lab.fails(
-        &[&put[..], &["--timeout", "1", "big", &server.address]].concat(),
-        3,
-        &["nothing heard for 1s"],
-    );
-    lab.fails(&[&put[..], &["--max-retries", "3", "big", &server.at("b")]].concat(), 3, &["--max-retries"]);
+    let put = ["put", "--limit", "4mbit", "--sim"];
+    let options = ["outage=500ms:60s", "--timeout", "1", "big", &server.address];
+    lab.fails(&[&put[..], &options].concat(), 3, &["nothing heard for 1s"]);
+    let options = ["loss=50%,seed=1", "--max-retries", "2", "big", &server.at("b")];
+    lab.fails(&[&put[..], &options].concat(), 3, &["sent 3 times", "--max-retries"]);
     assert!(lab.visible("drop").is_empty());
 }
 
@@ -182,15 +180,18 @@ fn lab_is_shared() -> bool {
 fn code_6_the_source_changed_while_it_was_read() {
     let lab = Lab::new();
     let server = lab.serve(&[]);
-    let big = lab.write("big", noise(1, 1_000_000));
-    let mut client = lab.start(&["put", "--limit", "4mbit", "--progress", "never", "big", &server.address]);
+    // Larger than all that is read ahead.
+    let file = fs::File::create(lab.path("big")).expect("made");
+    file.set_len(1 << 30).expect("sparse");
+    let options = ["--limit", "100mbit", "--compress", "none", "--progress", "never"];
+    let mut client = lab.start(&[&["put"], &options[..], &["big", &server.address]].concat());
     server.logs(&["receiving big"]);
-    let mut file = fs::OpenOptions::new().append(true).open(big).expect("there");
-    std::io::Write::write_all(&mut file, b"more").expect("written");
+    file.set_len(1 << 20).expect("cut");
     assert_eq!(client.code(), Some(6));
     let lines = client.stderr.all();
     assert!(lines.len() == 1 && lines[0].contains("big") && lines[0].contains("changed"), "{lines:?}");
-    assert!(lab.names("drop").is_empty(), "{:?}", lab.names("drop"));
+    // Half of a file that is no more is of no use to a later run.
+    until("the end of the partial", || lab.names("drop").is_empty());
 }
 
 #[test]
@@ -202,10 +203,12 @@ fn codes_130_and_143_by_signal() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let (up, down) = (format!("up{code}"), format!("down{code}"));
         let put: Running = lab.start(&["put", "--limit", "2mbit", "big", &server.at(&up)]);
-        server.logs(&["receiving", &up]);
+        server.logs(&["put to", &up]);
         let get = lab.start(&["get", "--sim", "rate-in=2mbit", &server.at("down"), &down]);
-        // The partial is there as soon as the first bytes are.
-        crate::support::until("the partial", || lab.names("").iter().any(|n| n.starts_with(".fulmar-")));
+        // The partials are there when the first bytes are.
+        for place in ["", "drop"] {
+            until("the partial", || lab.names(place).iter().any(|n| n.starts_with(".fulmar-")));
+        }
         for mut client in [put, get] {
             client.signal(signal);
             assert_eq!(client.code(), Some(code));
@@ -213,8 +216,10 @@ fn codes_130_and_143_by_signal() {
             assert!(lines.len() == 1 && lines[0].contains("interrupted"), "{lines:?}");
         }
         assert!(!lab.has(format!("drop/{up}")) && !lab.has(&down));
-        for partial in lab.names("").iter().filter(|n| n.starts_with(".fulmar-")) {
-            fs::remove_file(lab.path(partial)).expect("removed");
+        for (place, name) in [("", &down), ("drop", &up)] {
+            let partial = lab.names(place).into_iter().find(|n| n.starts_with(".fulmar-"));
+            let partial = partial.unwrap_or_else(|| panic!("the partial of {name} is kept"));
+            fs::remove_file(lab.path(place).join(partial)).expect("removed");
         }
     }
     // The server was told.

@@ -41,20 +41,20 @@ fn is_digest(value: &Value) -> bool {
 #[test]
 fn json_has_its_fields_on_success() {
     let lab = Lab::new();
-    let server = lab.serve(&["--sim", "loss-in=5%"]);
-    lab.write("a", noise(1, 400_000));
+    let server = lab.serve(&["--sim", "loss-in=20%,seed=1"]);
+    lab.write("a", noise(1, 2_000_000));
     lab.write("b", "");
     let put = lab.json(&["put", "a", "b", &server.address], 0);
     check_fields(&put, "put", 0);
-    assert_eq!((&put["bytes"], &put["files_ok"]), (&400_000.into(), &2.into()));
+    assert_eq!((&put["bytes"], &put["files_ok"]), (&2_000_000.into(), &2.into()));
     assert!(put["files"].as_array().expect("a list").iter().all(|f| is_digest(&f["sha256"])), "{put}");
     assert!(put["min_rtt_ms"].as_f64() > Some(0.0) && put["smoothed_rtt_ms"].as_f64() > Some(0.0));
-    assert!(put["wire_bytes_sent"].as_u64() > Some(400_000));
+    assert!(put["wire_bytes_sent"].as_u64() > Some(2_000_000));
     assert!(put["packets_repaired"].as_u64() > Some(0) && put["nacks_received"].as_u64() > Some(0));
     assert!(put["loss_pct"].as_f64() > Some(0.5));
     let get = lab.json(&["get", &server.at("a"), "c"], 0);
     check_fields(&get, "get", 0);
-    assert!(is_digest(&get["files"][0]["sha256"]) && get["files"][0]["bytes"] == 400_000);
+    assert!(is_digest(&get["files"][0]["sha256"]) && get["files"][0]["bytes"] == 2_000_000);
     let echo = lab.json(&["echo", "a", &server.address], 0);
     check_fields(&echo, "echo", 0);
     let ls = lab.json(&["ls", &server.address], 0);

@@ -102,8 +102,8 @@ fn nothing_leads_out_of_the_served_directory() {
     }
     lab.run(&["put", "a", &server.at("door/")], 5);
     lab.run(&["put", "a", &server.at("door/a")], 5);
-    lab.run(&["put", "--overwrite", "always", "-q", "a", &server.at("link")], 0);
-    assert_eq!(lab.read("secret"), b"secret", "the link was replaced, not followed");
+    lab.fails(&["put", "--overwrite", "always", "-q", "a", &server.at("link")], 5, &["link"]);
+    assert_eq!(lab.read("secret"), b"secret");
     assert!(lab.names("outside").is_empty());
     assert_eq!(lab.names(""), ["a", "drop", "outside", "secret", "state"]);
 }
