@@ -29,7 +29,7 @@ fn main() {
     let mut last = (0.0, 0);
     if std::env::var_os("TRACE").is_some() {
         loop {
-            world.run_for(std::time::Duration::from_millis((rtt as u64 / 2).max(5)));
+            world.run_for(std::time::Duration::from_millis((rtt as u64 / 4).max(1)));
             let Some(s) = world.stats(0, session) else { break };
             let t = world.elapsed().as_secs_f64();
             println!(

@@ -11,6 +11,7 @@ pub const GRANULARITY: Duration = Duration::from_millis(1);
 /// Estimates of one path.
 #[derive(Clone, Copy, Debug)]
 pub struct Rtt {
+    initial: Duration,
     latest: Duration,
     smoothed: Option<Duration>,
     var: Duration,
@@ -19,7 +20,13 @@ pub struct Rtt {
 
 impl Default for Rtt {
     fn default() -> Self {
-        Self { latest: INITIAL_RTT, smoothed: None, var: INITIAL_RTT / 2, min: INITIAL_RTT }
+        Self {
+            initial: INITIAL_RTT,
+            latest: INITIAL_RTT,
+            smoothed: None,
+            var: INITIAL_RTT / 2,
+            min: INITIAL_RTT,
+        }
     }
 }
 
@@ -40,6 +47,14 @@ impl Rtt {
         }
     }
 
+    /// A bound that is known before the first sample: the RTT is at most this.
+    pub fn set_upper_bound(&mut self, bound: Duration) {
+        if self.smoothed.is_none() {
+            self.initial = bound.min(INITIAL_RTT);
+            (self.latest, self.var, self.min) = (self.initial, self.initial / 2, self.initial);
+        }
+    }
+
     /// Whether there was a sample.
     pub fn is_measured(&self) -> bool {
         self.smoothed.is_some()
@@ -47,7 +62,7 @@ impl Rtt {
 
     /// `smoothed_rtt`.
     pub fn smoothed(&self) -> Duration {
-        self.smoothed.unwrap_or(INITIAL_RTT)
+        self.smoothed.unwrap_or(self.initial)
     }
 
     /// `rttvar`.

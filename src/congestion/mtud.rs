@@ -144,6 +144,27 @@ impl PathMtu {
         }
     }
 
+    /// The interface refuses datagrams of that size (EMSGSIZE), or the route is known to: no probing at or above it. True if
+    /// `current` changed.
+    pub fn on_refused(&mut self, now: Instant, size: u32) -> bool {
+        if size > self.ceiling || size <= self.base {
+            return false;
+        }
+        self.ceiling = size - 1;
+        self.too_large = size;
+        (self.trial, self.in_flight) = (None, None);
+        let before = self.current;
+        if self.current > self.ceiling {
+            self.current = self.base;
+        }
+        if self.current < self.ceiling {
+            // The new ceiling is tried first.
+            self.too_large = self.ceiling + 1;
+            self.next_at = Some(now);
+        }
+        self.current != before
+    }
+
     /// A packet that was no probe was acknowledged.
     pub fn on_acked(&mut self, _now: Instant, size: u32) {
         self.loss -= self.loss / 256.0;

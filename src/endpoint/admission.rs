@@ -59,8 +59,10 @@ pub(super) struct Admitted {
     pub(super) client_cid: Cid,
     pub(super) keys: SessionKeys,
     pub(super) params: Params,
-    /// Exact, or not known.
-    pub(super) handshake_rtt: Option<Duration>,
+    /// From the first Reply to the Confirm.
+    pub(super) handshake_rtt: Duration,
+    /// There was only one Reply: this is the RTT, not just a bound of it.
+    pub(super) rtt_is_exact: bool,
 }
 
 #[derive(Debug)]
@@ -276,7 +278,8 @@ impl Admission {
             client_cid: h.client_cid,
             keys: h.keys,
             params: h.params,
-            handshake_rtt: (!h.repeated).then(|| now - h.created_at),
+            handshake_rtt: now - h.created_at,
+            rtt_is_exact: !h.repeated,
         })
     }
 

@@ -260,7 +260,7 @@ impl Endpoint {
             admitted.client_cid,
             admitted.keys,
             &admitted.params,
-            admitted.handshake_rtt,
+            (admitted.handshake_rtt, admitted.rtt_is_exact),
         );
         Some(self.add(now, admitted.server_cid, session))
     }
@@ -361,10 +361,9 @@ impl Endpoint {
 
     /// The socket refused a train (EMSGSIZE): its datagrams were larger than the interface takes.
     pub fn handle_too_large(&mut self, now: Instant, session: Option<SessionKey>, segment_size: usize) {
-        // Its packets will be missed and repaired; the path-MTU search treats the probe as lost.
         log::debug!("datagrams of {segment_size} bytes are too large for the interface");
-        if let Some(key) = session {
-            self.touch(now, key);
+        if let Some(e) = session.and_then(|key| self.sessions.get_mut(&key)) {
+            e.session.handle_too_large(now, segment_size.try_into().unwrap_or(u32::MAX));
         }
     }
 

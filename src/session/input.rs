@@ -167,6 +167,7 @@ impl Session {
         self.control_tx.set_credit(f.control_credit);
         self.stats.nacks_received += outcome.nacks;
         (self.silent_ptos, self.silent_since) = (0, None);
+        self.tail_at = None;
         let fresh = outcome.acked.last().is_some_and(|s| s.info.number == f.largest);
         let sample = largest_sent_at.filter(|_| fresh).map(|at| {
             let raw = now - at;

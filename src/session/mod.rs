@@ -8,6 +8,7 @@ mod input;
 mod output;
 mod path;
 mod request;
+mod tail;
 mod timers;
 
 use crate::arq::control::{ControlReceiver, ControlSender};
@@ -94,11 +95,15 @@ pub struct Session {
     ce_seen: u64,
     silent_ptos: u32,
     silent_since: Option<Instant>,
+    last_pto_at: Instant,
+    /// The endpoint's shared limit kept us from sending.
+    held_back: bool,
     probes_due: u8,
     ping_due: bool,
     floor_sent_at: Option<Instant>,
     path_response: Option<[u8; 8]>,
-    tail_repeated_bytes: u64,
+    /// When the next copy of the tail is due; `None`: not known, look.
+    tail_at: Option<Instant>,
     sender: Sender,
     receiver: Receiver,
     completed_at: Option<Instant>,
@@ -174,7 +179,7 @@ impl Session {
         remote_cid: Cid,
         keys: SessionKeys,
         peer: &Params,
-        handshake_rtt: Option<Duration>,
+        (handshake_rtt, exact): (Duration, bool),
     ) -> Self {
         let rng = StdRng::from_seed(setup.seed);
         let role = Role::Server { config: server, requested: None, serial };
@@ -182,8 +187,10 @@ impl Session {
         s.remote_cid = remote_cid;
         s.seal = SealKeys::new(keys.server);
         s.open = OpenKeys::new(keys.client);
-        if let Some(rtt) = handshake_rtt {
-            s.rtt.sample(rtt);
+        if exact {
+            s.rtt.sample(handshake_rtt);
+        } else {
+            s.rtt.set_upper_bound(handshake_rtt);
         }
         s.apply_params(now, peer);
         if let Role::Server { config, .. } = &s.role {
@@ -222,11 +229,13 @@ impl Session {
             ce_seen: 0,
             silent_ptos: 0,
             silent_since: None,
+            last_pto_at: now,
+            held_back: false,
             probes_due: 0,
             ping_due: false,
             floor_sent_at: None,
             path_response: None,
-            tail_repeated_bytes: 0,
+            tail_at: None,
             sender: Sender::new(config.chunk_size, config.compress, send_budget),
             receiver: Receiver::new(receive_budget),
             completed_at: None,
@@ -263,6 +272,11 @@ impl Session {
         self.receiver.set_budget(receive);
         self.sender.set_budget(send);
         self.control_window = control_window(receive);
+    }
+
+    /// The socket or the route takes no datagrams of that many bytes. What was lost by that is repaired like any loss.
+    pub fn handle_too_large(&mut self, now: Instant, bytes: u32) {
+        self.path.on_refused(now, bytes);
     }
 
     /// Whether the session is over and its last event was given out.

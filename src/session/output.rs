@@ -28,11 +28,6 @@ const MIN_CONTROL_ROOM: usize = 32;
 const MIN_SECOND_SEGMENT_ROOM: usize = 96;
 /// Room left over below this is padded, so that the datagrams of a train stay equal.
 const MAX_PADDING: usize = 160;
-/// Tail repeats may add at most this share (1/64) of what was sent...
-const TAIL_REPEAT_SHARE: u64 = 64;
-/// ...or this much, so that small transfers are covered too.
-const TAIL_REPEAT_MIN_BYTES: u64 = 64 * 1024;
-
 /// One or more datagrams of equal size to the session's peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Train {
@@ -60,6 +55,7 @@ impl Session {
         max_segments: usize,
         allow_data: bool,
     ) -> Option<Train> {
+        self.held_back = !allow_data;
         match &mut self.phase {
             Phase::Closed => return None,
             Phase::Hello(h) => {
@@ -120,7 +116,7 @@ impl Session {
             return true;
         }
         if !self.has_data() {
-            self.repeat_tail(now);
+            self.cover_tail(now);
         }
         self.has_data() && self.window_has_room() && self.path.may_send(now)
     }
@@ -128,38 +124,6 @@ impl Session {
     pub(super) fn window_has_room(&self) -> bool {
         self.sent.bytes_in_flight() + u64::from(self.path.mtu.current()) <= self.path.window_bytes()
             || self.sent.packets_in_flight() == 0
-    }
-
-    /// All is sent and the window has room: instead of waiting a round trip to learn what was lost, send what is in flight once
-    /// more, within a small budget, if the path loses enough for that to pay.
-    fn repeat_tail(&mut self, now: Instant) {
-        if !self.sender.is_tail() || !self.window_has_room() || self.stats.packets_lost == 0 {
-            return;
-        }
-        let allowed = (self.stats.wire_bytes_sent / TAIL_REPEAT_SHARE).max(TAIL_REPEAT_MIN_BYTES);
-        if self.tail_repeated_bytes >= allowed || self.stats.packets_lost * 200 < self.stats.packets_sent {
-            return;
-        }
-        // A packet is repeated when it has been under way for a fair part of a round trip and not been repeated before.
-        let pause = self.rtt.smoothed() / 4;
-        let mut picked: Option<Content> = None;
-        let sender = &self.sender;
-        self.sent.for_each_in_flight(|_, sent_at, content| {
-            if sent_at + pause > now {
-                return false;
-            }
-            let wanted = content.segments.iter().flatten().any(|s| s.attempt < 4 && sender.is_wanted(s));
-            if wanted {
-                picked = Some(*content);
-            }
-            !wanted
-        });
-        if let Some(content) = picked {
-            for s in content.segments.iter().flatten() {
-                self.tail_repeated_bytes += u64::from(s.len);
-                self.sender.on_lost(s);
-            }
-        }
     }
 
     fn transmit_close(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Train> {

@@ -68,6 +68,13 @@ impl Path {
         }
     }
 
+    /// The interface or the route takes no datagrams of that size.
+    pub(super) fn on_refused(&mut self, now: Instant, bytes: u32) {
+        if self.mtu.on_refused(now, bytes) {
+            self.on_mtu_changed(now);
+        }
+    }
+
     /// The path's datagram size changed.
     pub(super) fn on_mtu_changed(&mut self, now: Instant) {
         self.controller.on_mtu(self.mtu.current());

@@ -37,6 +37,7 @@ impl Session {
                 at(self.received.deadline());
                 at(self.sent.loss_deadline());
                 at(self.pto_deadline());
+                at(self.tail_at.filter(|_| self.sent.packets_in_flight() > 0));
                 at(self.keep_alive_deadline());
                 at(self.pacing_deadline(now));
                 at(Some(self.idle_deadline()));
@@ -90,6 +91,10 @@ impl Session {
         if self.sent.loss_deadline().is_some_and(|t| now >= t) {
             self.on_loss_timer(now);
         }
+        if self.tail_at.is_some_and(|t| now >= t) {
+            // `None` means: look. The next `poll_transmit` does.
+            self.tail_at = None;
+        }
         if self.pto_deadline().is_some_and(|t| now >= t) {
             self.on_pto(now);
         }
@@ -120,7 +125,7 @@ impl Session {
         if self.sent.packets_in_flight() == 0 {
             return None;
         }
-        let last = self.sent.last_eliciting_at()?;
+        let last = self.sent.last_eliciting_at()?.max(self.last_pto_at);
         let pto = self.rtt.pto(self.feedback_delay());
         let slow = self.silent_since.is_some_and(|t| last >= t + PROBE_EAGER_TIME);
         let backoff = pto * (1 << self.silent_ptos.min(4));
@@ -135,6 +140,7 @@ impl Session {
     /// Nothing heard although something is in flight: repeat the oldest of it, beyond the window.
     fn on_pto(&mut self, now: Instant) {
         self.silent_ptos += 1;
+        self.last_pto_at = now;
         self.silent_since.get_or_insert(now);
         self.path.controller.on_silence(now, self.silent_ptos);
         self.path.update(now);
@@ -166,6 +172,10 @@ impl Session {
 
     /// When pacing lets something leave that is waiting for nothing else.
     fn pacing_deadline(&self, now: Instant) -> Option<Instant> {
+        if self.held_back {
+            // The endpoint knows when its shared limit lets go.
+            return None;
+        }
         if self.probes_due > 0 {
             return Some(now);
         }

@@ -195,9 +195,9 @@ impl Sender {
         self.manifest_end_sent && self.unresolved.is_empty()
     }
 
-    /// Whether all data was sent at least once and nothing more will come: the tail.
+    /// Whether all chunk data known of was sent at least once: the tail.
     pub fn is_tail(&self) -> bool {
-        self.manifest_end_sent && self.reading.is_empty() && self.reads_out == 0 && self.fresh.is_empty()
+        self.reading.is_empty() && self.reads_out == 0 && self.fresh.is_empty()
     }
 
     /// Keeps walk, manifest and read-ahead going. `control_unsent`: bytes waiting in the control stream.
