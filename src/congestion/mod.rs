@@ -94,7 +94,10 @@ pub enum ControllerKind {
     /// RFC 9438.
     Cubic,
     /// A constant rate, UDP payload bytes a second.
-    Fixed { bytes_per_sec: u64 },
+    Fixed {
+        /// The rate.
+        bytes_per_sec: u64,
+    },
 }
 
 impl ControllerKind {

@@ -185,11 +185,11 @@ impl Endpoint {
 
     fn arm(&mut self, now: Instant, key: SessionKey) {
         let Some(e) = self.sessions.get_mut(&key) else { return };
-        if let Some(t) = e.session.poll_timeout(now) {
-            if e.armed.is_none_or(|a| t < a) {
-                e.armed = Some(t);
-                self.timers.push(Reverse((t, key)));
-            }
+        if let Some(t) = e.session.poll_timeout(now)
+            && e.armed.is_none_or(|a| t < a)
+        {
+            e.armed = Some(t);
+            self.timers.push(Reverse((t, key)));
         }
     }
 

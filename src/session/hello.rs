@@ -134,11 +134,11 @@ impl Session {
     }
 
     fn on_retry(&mut self, retry: &Retry) {
-        if let Phase::Hello(hello) = &mut self.phase {
-            if hello.hello.cookie != Some(retry.cookie) {
-                hello.hello.cookie = Some(retry.cookie);
-                hello.now_please = true;
-            }
+        if let Phase::Hello(hello) = &mut self.phase
+            && hello.hello.cookie != Some(retry.cookie)
+        {
+            hello.hello.cookie = Some(retry.cookie);
+            hello.now_please = true;
         }
     }
 

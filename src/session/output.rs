@@ -317,10 +317,10 @@ impl Session {
     }
 
     fn check_retries(&mut self, attempt: u16) {
-        if let Some(max) = self.config.max_retries {
-            if u32::from(attempt) > max.saturating_add(1) {
-                self.events_on_give_up(max);
-            }
+        if let Some(max) = self.config.max_retries
+            && u32::from(attempt) > max.saturating_add(1)
+        {
+            self.events_on_give_up(max);
         }
     }
 

@@ -228,10 +228,10 @@ impl Session {
 
     /// Echo, on a server: when all has arrived, nothing more will go back.
     pub(super) fn finish_echo_roots(&mut self) {
-        if let Role::Server { requested: Some(Request::Echo { .. }), .. } = &self.role {
-            if self.receiver.is_finished() {
-                self.sender.finish_roots();
-            }
+        if let Role::Server { requested: Some(Request::Echo { .. }), .. } = &self.role
+            && self.receiver.is_finished()
+        {
+            self.sender.finish_roots();
         }
     }
 

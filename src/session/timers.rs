@@ -57,12 +57,13 @@ impl Session {
 
     /// Everything that is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if let Role::Client { reject: Some((t, reason)), .. } = &self.role {
-            if now >= *t && matches!(self.phase, Phase::Hello(_) | Phase::Confirming(_)) {
-                let reason = reason.clone();
-                self.finish(reason);
-                return;
-            }
+        if let Role::Client { reject: Some((t, reason)), .. } = &self.role
+            && now >= *t
+            && matches!(self.phase, Phase::Hello(_) | Phase::Confirming(_))
+        {
+            let reason = reason.clone();
+            self.finish(reason);
+            return;
         }
         match &self.phase {
             Phase::Closed | Phase::Closing { .. } => return,

@@ -8,7 +8,7 @@
 
 use super::error::{busy, exists, from_io, wrong_kind};
 use super::jail::{DirHandle, file_type, retry};
-use super::names::{HIDDEN_PREFIX, partial_name, push_hex};
+use super::names::{HIDDEN_PREFIX, partial_name, push_hex, split_last};
 use crate::transfer::job::{Overwrite, StoreError, StoreErrorKind};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -142,7 +142,7 @@ impl Staged {
         };
         result.map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists if overwrite == Overwrite::Never => {
-                may_place(dir, name, overwrite, shown).err().unwrap_or_else(|| exists(shown))
+                may_place(dir, name, overwrite, shown).err().unwrap_or_else(|| exists(&placed(shown, name)))
             }
             io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                 wrong_kind(shown, "is a directory at the destination; rename one of them")
@@ -162,6 +162,16 @@ fn lacks_noreplace(error: &io::Error) -> bool {
     matches!(code, Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
+/// The path in messages about what is there already: that of the entry, but with the name that it was to get.
+fn placed(shown: &[u8], name: &[u8]) -> Vec<u8> {
+    let (above, last) = split_last(shown);
+    match (above, last == name) {
+        (_, true) => shown.to_vec(),
+        (b"", _) => name.to_vec(),
+        _ => [above, b"/", name].concat(),
+    }
+}
+
 /// Whether a file or link may take `name`: the early answer; `publish` has the last word.
 pub(crate) fn may_place(
     dir: &DirHandle,
@@ -173,7 +183,7 @@ pub(crate) fn may_place(
         Ok(stat) if file_type(&stat) == FileType::Directory => {
             Err(wrong_kind(shown, "is a directory at the destination; rename one of them"))
         }
-        Ok(_) if overwrite == Overwrite::Never => Err(exists(shown)),
+        Ok(_) if overwrite == Overwrite::Never => Err(exists(&placed(shown, name))),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(from_io(shown, "cannot be written", &error)),

@@ -140,25 +140,50 @@ pub enum Job {
     /// Finds up to `max_entries` more entries, reading files of at most `inline_max_bytes` whole, in depth-first
     /// order (`Dir`, children sorted by name, `DirEnd`), `list_only`: one level, nothing read, no `DirEnd`.
     /// Answer: `Done::Entries`. A symlink root given by the local user is followed; one inside a tree never is.
-    NextEntries { max_entries: usize, inline_max_bytes: u64, list_only: bool },
+    NextEntries {
+        /// At most so many.
+        max_entries: usize,
+        /// Largest file that is read whole.
+        inline_max_bytes: u64,
+        /// One level, for a listing.
+        list_only: bool,
+    },
     /// Gives a found entry its id and how it is to be encoded. The file is opened at its first read. No answer.
     OpenSource {
+        /// The file.
         file: FileId,
+        /// Index of the root.
         root: u32,
+        /// Path below the root.
         below: Vec<u8>,
+        /// Bytes, as the walk found them.
         size: u64,
+        /// Mode and time, as the walk found them.
         meta: Meta,
+        /// Plain bytes per chunk.
         chunk_size: u32,
+        /// Whether to compress.
         compress: Compression,
     },
     /// Reads and encodes one chunk. Answer: `Done::Chunk` or `Done::SourceFailed`.
     /// Chunks are asked for in ascending order the first time; any may be asked for again.
-    ReadChunk { file: FileId, chunk: u64 },
+    ReadChunk {
+        /// The file.
+        file: FileId,
+        /// Its index, from 0.
+        chunk: u64,
+    },
     /// All chunks have been read: the digest (hashing what was skipped), after checking that size and mtime are
     /// still those of the entry. Answer: `Done::SourceDigest` or `Done::SourceFailed` (`SourceChanged`).
-    FinishSource { file: FileId },
+    FinishSource {
+        /// The file.
+        file: FileId,
+    },
     /// Forget the file. No answer.
-    CloseSource { file: FileId },
+    CloseSource {
+        /// The file.
+        file: FileId,
+    },
 
     // ---- receiving ----
     /// Where what follows goes; before any `Begin`. Answer: `Done::DestSet`.
@@ -167,16 +192,51 @@ pub enum Job {
     /// under its final name and synced (batched).
     Begin(Box<BeginEntry>),
     /// Plain bytes at a file offset. Answer: `Done::Written`, or `Done::SinkFailed` once.
-    Write { file: FileId, offset: u64, data: Bytes },
+    Write {
+        /// The file.
+        file: FileId,
+        /// Where the bytes go.
+        offset: u64,
+        /// The bytes.
+        data: Bytes,
+    },
     /// All bytes of a raw chunk were written: read it back, check its CRC-32, take it into the digest when its turn
     /// has come. Answer: `Done::ChunkStored` or `Done::SinkFailed`.
-    FinishChunk { file: FileId, chunk: u64, crc32: u32 },
+    FinishChunk {
+        /// The file.
+        file: FileId,
+        /// Its index, from 0.
+        chunk: u64,
+        /// CRC-32 of the plain bytes.
+        crc32: u32,
+    },
     /// A whole encoded chunk: decode, check, write. Answer: `Done::ChunkStored` or `Done::SinkFailed`.
-    WriteEncoded { file: FileId, chunk: u64, codec: ChunkCodec, crc32: u32, data: Bytes },
+    WriteEncoded {
+        /// The file.
+        file: FileId,
+        /// Its index, from 0.
+        chunk: u64,
+        /// How `data` is encoded.
+        codec: ChunkCodec,
+        /// CRC-32 of the plain bytes.
+        crc32: u32,
+        /// The bytes.
+        data: Bytes,
+    },
     /// All chunks are stored: compare the digest, sync, rename. Answer: `Done::Committed`.
-    Commit { file: FileId, sha256: [u8; 32] },
+    Commit {
+        /// The file.
+        file: FileId,
+        /// SHA-256 of the whole file.
+        sha256: [u8; 32],
+    },
     /// Drop the file; the partial is kept for a later resume if `keep_partial`. No answer.
-    Abort { file: FileId, keep_partial: bool },
+    Abort {
+        /// The file.
+        file: FileId,
+        /// Keep what has come so far.
+        keep_partial: bool,
+    },
     /// Removes a tree of the scratch space (an echo copy). No answer.
     RemoveScratch(Vec<u8>),
 
@@ -209,25 +269,80 @@ pub struct BeginEntry {
 #[derive(Clone, Debug)]
 pub enum Done {
     /// More entries; an `Err` names an entry that cannot be sent; `end`: the roots added so far are exhausted.
-    Entries { entries: Vec<Result<SourceEntry, EntryError>>, end: bool },
+    Entries {
+        /// What was found, or why not.
+        entries: Vec<Result<SourceEntry, EntryError>>,
+        /// Nothing is left of the roots added so far.
+        end: bool,
+    },
     /// An encoded chunk.
-    Chunk { file: FileId, chunk: u64, codec: ChunkCodec, plain_bytes: u32, crc32: u32, data: Bytes },
+    Chunk {
+        /// The file.
+        file: FileId,
+        /// Its index, from 0.
+        chunk: u64,
+        /// How `data` is encoded.
+        codec: ChunkCodec,
+        /// Length of the plain bytes.
+        plain_bytes: u32,
+        /// CRC-32 of the plain bytes.
+        crc32: u32,
+        /// The bytes.
+        data: Bytes,
+    },
     /// SHA-256 of the whole source.
-    SourceDigest { file: FileId, sha256: [u8; 32] },
+    SourceDigest {
+        /// The file.
+        file: FileId,
+        /// SHA-256 of the whole file.
+        sha256: [u8; 32],
+    },
     /// The source cannot be read, or changed meanwhile.
-    SourceFailed { file: FileId, error: StoreError },
+    SourceFailed {
+        /// The file.
+        file: FileId,
+        /// What went wrong.
+        error: StoreError,
+    },
     /// The destination is usable, or not.
     DestSet(Result<(), StoreError>),
     /// The partial is open; `have` are chunk ranges that are whole already (resume). Or refused.
-    Began { file: FileId, result: Result<Vec<Range<u64>>, StoreError> },
+    Began {
+        /// The file.
+        file: FileId,
+        /// What became of it.
+        result: Result<Vec<Range<u64>>, StoreError>,
+    },
     /// So many bytes were written: their share of the receive budget is free again.
-    Written { file: FileId, bytes: u64 },
+    Written {
+        /// The file.
+        file: FileId,
+        /// How many.
+        bytes: u64,
+    },
     /// A chunk is stored, or its CRC-32 does not fit (`ok: false`): it must be sent again.
-    ChunkStored { file: FileId, chunk: u64, ok: bool },
+    ChunkStored {
+        /// The file.
+        file: FileId,
+        /// Its index, from 0.
+        chunk: u64,
+        /// Its CRC-32 fits.
+        ok: bool,
+    },
     /// Writing failed; further jobs of the file are ignored.
-    SinkFailed { file: FileId, error: StoreError },
+    SinkFailed {
+        /// The file.
+        file: FileId,
+        /// What went wrong.
+        error: StoreError,
+    },
     /// The entry is visible under its name and synced (with the digest, files only), or failed.
-    Committed { file: FileId, result: Result<Option<[u8; 32]>, StoreError> },
+    Committed {
+        /// The file.
+        file: FileId,
+        /// What became of it.
+        result: Result<Option<[u8; 32]>, StoreError>,
+    },
 }
 
 /// A path that could not be walked.

@@ -514,14 +514,13 @@ impl Receiver {
         if let Some(e) = self.entries.get_mut(&file.0) {
             e.queued_bytes += data.len() as u64;
         }
-        if let Some((f, start, joined)) = &mut self.join {
-            if *f == file
-                && *start + joined.len() as u64 == offset
-                && joined.len() + data.len() <= WRITE_JOIN_BYTES
-            {
-                joined.extend_from_slice(data);
-                return;
-            }
+        if let Some((f, start, joined)) = &mut self.join
+            && *f == file
+            && *start + joined.len() as u64 == offset
+            && joined.len() + data.len() <= WRITE_JOIN_BYTES
+        {
+            joined.extend_from_slice(data);
+            return;
         }
         self.flush_join();
         let mut joined = Vec::with_capacity(data.len().max(64 * 1024));
@@ -544,11 +543,9 @@ impl Receiver {
             },
             Done::Written { file, bytes } => self.on_taken(file, bytes),
             Done::ChunkStored { file, chunk, ok } => self.on_chunk_stored(file, chunk, ok),
-            Done::SinkFailed { file, error } => {
-                if self.entries.contains_key(&file.0) {
-                    self.jobs.push_back(Job::Abort { file, keep_partial: true });
-                    self.resolve(file, Err(error), true);
-                }
+            Done::SinkFailed { file, error } if self.entries.contains_key(&file.0) => {
+                self.jobs.push_back(Job::Abort { file, keep_partial: true });
+                self.resolve(file, Err(error), true);
             }
             Done::Committed { file, result } => self.resolve(file, result, true),
             _ => {}

@@ -1,0 +1,17 @@
+//! The program as users meet it: real processes, real sockets on the loopback interface, real disks.
+//!
+//! Every test has a server of its own on a free port, and a directory of its own. Tests that need root or a tool
+//! that is not there say `SKIPPED: ...` and count as skipped in the summary of `ci.sh`.
+
+mod crowd;
+mod disk;
+mod echo;
+mod exits;
+mod interrupted;
+mod keys;
+mod names;
+mod output;
+mod rules;
+mod serving;
+mod support;
+mod transfer;
