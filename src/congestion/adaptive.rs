@@ -24,8 +24,10 @@ const FIRST_RATE: f64 = 4e6;
 /// Slowest pace at which a living path is used: two packets a second.
 const MIN_RATE: f64 = 3000.0;
 /// Largest excess over the capacity that is believed, per RTT, while no queue shows.
-const MAX_BOOST: f64 = 0.25;
+const MAX_BOOST: f64 = 0.5;
 const FIRST_BOOST: f64 = 0.015;
+/// Rest after a policer was found, beside eight RTTs, before more is tried.
+const POLICED_SECS: f64 = 2.0;
 /// The base delay is looked for again (by draining) when the queue was not seen empty for so long.
 const DRAIN_EVERY: f64 = 5.0;
 
@@ -56,6 +58,7 @@ pub struct Adaptive {
     last_point: f64,
     silent: u32,
     resume_until: f64,
+    policed_until: f64,
     app_limited: bool,
 }
 
@@ -80,6 +83,7 @@ impl Adaptive {
             last_point: 0.0,
             silent: 0,
             resume_until: 0.0,
+            policed_until: 0.0,
             app_limited: false,
         }
     }
@@ -87,7 +91,7 @@ impl Adaptive {
     /// Queue that this flow aims at, without the allowance for jitter.
     fn queue_target(&self) -> f64 {
         let aim = QUEUE_SECS * (QUEUE_RATE / self.capacity.max(MIN_RATE)).sqrt();
-        aim.clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1).min((self.min_rtt / 4.0).max(QUEUE_BOUNDS.0))
+        aim.clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1).min((self.min_rtt / 5.0).max(QUEUE_BOUNDS.0))
     }
 
     fn on_point(&mut self, now: f64, point: &Point) {
@@ -127,13 +131,15 @@ impl Adaptive {
         }
         self.learn_loss(now);
         self.update_boost(now, target);
+        let held = now < self.policed_until || self.loss.trial_since().is_some();
         let tau = (self.min_rtt / 3.0).max(0.01);
         let wanted = if self.draining(now) { -0.001 } else { target };
         // What lies in the queue when what was sent since will have reached it.
         let waited = (now - self.last_point_sent()).max(0.0);
         let coming = self.path.outstanding() / self.capacity - waited;
         let predicted = (self.queue + coming).max(0.0);
-        let mut excess = ((wanted - predicted) / tau).clamp(-0.5, MAX_BOOST);
+        let most = if held { 0.0 } else { MAX_BOOST };
+        let mut excess = ((wanted - predicted) / tau).clamp(-0.5, most);
         if self.boost > 0.0 {
             excess = excess.max(self.boost);
         }
@@ -159,28 +165,43 @@ impl Adaptive {
             let far = self.queue > 3.0 * self.queue_target();
             self.capacity += (sample - self.capacity) * if far { 0.5 } else { weight };
             self.queue_seen = now;
-        } else if sample > self.capacity && interval.span >= self.min_rtt / 2.0 {
+        } else if self.loss.trial_since().is_none()
+            && sample > self.capacity
+            && interval.span >= self.min_rtt / 2.0
+        {
             self.capacity = sample;
         }
     }
 
     fn learn_loss(&mut self, now: f64) {
-        let Some(interval) = self.path.interval(self.rtt.max(0.01), 100.0 * self.datagram) else { return };
-        let short = interval.max_queue < 1.5 * self.queue_target() + 2.0 * self.path.jitter;
-        match self.loss.judge(now, self.rtt, &interval, short) {
-            Verdict::Ordinary => {}
-            Verdict::Reduce(rate) => {
-                self.capacity = self.capacity.min(rate);
-                self.boost = 0.0;
-                self.boost_from = now + 1.0 + 4.0 * self.rtt;
+        if let Some(since) = self.loss.trial_since() {
+            let Some(interval) = self.path.interval_since(since) else { return };
+            match self.loss.judge(now, self.rtt, &interval) {
+                None => {}
+                Some(Verdict::Ordinary(capacity)) => self.capacity = self.capacity.max(capacity),
+                Some(Verdict::Policed(capacity)) => {
+                    self.capacity = capacity;
+                    self.policed_until = now + POLICED_SECS + 8.0 * self.rtt;
+                }
             }
-            Verdict::Restore(rate) => self.capacity = self.capacity.max(rate),
+            self.boost_from = self.boost_from.max(now + self.rtt);
+            return;
+        }
+        let Some(interval) = self.path.interval(self.rtt.max(0.01), 100.0 * self.datagram) else { return };
+        let target = self.queue_target();
+        let short = interval.max_queue < 1.5 * target + 2.0 * self.path.jitter;
+        let quiet = interval.max_queue < 0.5 * target + 2.0 * self.path.jitter;
+        let quiet_rtts = (now - self.queue_seen) / self.rtt;
+        if let Some(cut) = self.loss.watch(now, &interval, self.capacity, quiet, quiet_rtts, short) {
+            self.capacity = cut;
+            self.boost = 0.0;
         }
     }
 
     fn update_boost(&mut self, now: f64, target: f64) {
         let some = self.queue > 0.25 * target;
-        if some || self.app_limited || self.draining(now) || now < self.resume_until {
+        let held = now < self.policed_until || self.loss.trial_since().is_some();
+        if some || held || self.app_limited || self.draining(now) || now < self.resume_until {
             if some {
                 self.queue_seen = now;
             }

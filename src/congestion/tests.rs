@@ -1,9 +1,10 @@
 //! Controllers over the simulated link of `bench`: the cells that the project's measurements are made of.
 
+use super::Controller;
 use super::adaptive::Adaptive;
+use super::bench::Bbr;
 use super::bench::{FlowSpec, Link, Report, Sim, TICK};
 use super::cubic::Cubic;
-use super::{Controller, ControllerKind};
 use std::time::Instant;
 
 #[allow(clippy::disallowed_methods)] // Only as an origin: virtual time adds to it.
@@ -98,7 +99,10 @@ fn table() {
     show("queue 5 ms", &transfer(Link { queue: 0.005, ..base() }, 200.0, 1));
     show("queue 5 ms, 5 %", &transfer(Link { queue: 0.005, ..base().loss(0.05) }, 200.0, 1));
     show("outage 3 s", &transfer(Link { outage: Some((4.0, 3.0)), ..base() }, 200.0, 1));
-    show("step 200-50-200", &transfer(Link { steps: vec![(3.0, 50e6), (8.0, 200e6)], ..base() }, 200.0, 1));
+    let link = Link { steps: vec![(3.0, 50e6), (8.0, 200e6)], ..base() };
+    let cell = transfer(link.clone(), 200.0, 1);
+    show("step 200-50-200", &cell);
+    println!("  share of the area {:.3}", 200.0 / area(&link, cell.report.end + 0.075));
     show("policer 50 of 200", &transfer(Link { policer: Some((50e6, 100e3)), ..base() }, 100.0, 1));
     show("policer, big bucket", &transfer(Link { policer: Some((50e6, 3e6)), ..base() }, 100.0, 1));
 }
@@ -124,7 +128,101 @@ fn trace() {
     show("traced", &cell);
 }
 
-#[allow(dead_code)]
-fn unused() {
-    let _ = (Cubic::new(origin(), 1472), ControllerKind::Adaptive, flow as usize);
+/// Megabytes at IP level that the link could have carried between two seconds, by its steps.
+fn area(link: &Link, until: f64) -> f64 {
+    let mut at = 0.0;
+    let mut sum = 0.0;
+    while at < until {
+        let rate = link.steps.iter().rev().find(|step| at >= step.0).map_or(link.bits_per_sec, |step| step.1);
+        sum += rate * TICK / 8e6;
+        at += TICK;
+    }
+    sum
+}
+
+fn jain(rates: &[f64]) -> f64 {
+    let sum: f64 = rates.iter().sum();
+    sum * sum / (rates.len() as f64 * rates.iter().map(|rate| rate * rate).sum::<f64>())
+}
+
+fn own(link: Link, count: usize, apart: f64, until: f64, seed: u64) -> (f64, f64, Report) {
+    let specs = (0..count).map(|i| adaptive(i as f64 * apart)).collect();
+    let capacity = link.bits_per_sec / 1e6;
+    let report = Sim::new(link, specs, seed).run(until, u64::MAX);
+    // The last flow's last half.
+    let from = (until + (count - 1) as f64 * apart) / 2.0;
+    let rates: Vec<f64> = (0..count).map(|i| report.rate(i, from, until)).collect();
+    (jain(&rates), rates.iter().sum::<f64>() / capacity, report)
+}
+
+#[test]
+#[ignore = "a table for tuning"]
+fn sharing() {
+    for (mbit, rtt) in [(100.0, 40.0), (200.0, 50.0), (50.0, 20.0), (200.0, 100.0), (20.0, 40.0)] {
+        for count in [2, 4] {
+            for seed in [1, 2] {
+                let (jain, used, report) =
+                    own(Link::new(mbit, rtt), count, 5.0, 30.0 + 5.0 * count as f64, seed);
+                println!(
+                    "own {count} at {mbit} Mbit {rtt} ms: jain {jain:.3} share of link {used:.3} queue {:.1} drops {} | {}",
+                    report.mean_queue * 1e3,
+                    report.queue_drops,
+                    (0..count)
+                        .map(|i| format!(
+                            "{:.0}/{:.0} ",
+                            report.rate(i, 20.0, 25.0),
+                            report.rate(i, 29.0, 35.0)
+                        ))
+                        .collect::<String>()
+                );
+            }
+        }
+    }
+}
+
+fn versus(
+    link: Link,
+    other: Box<dyn Controller>,
+    other_start: f64,
+    own_start: f64,
+    until: f64,
+    seed: u64,
+) -> Report {
+    let specs = vec![
+        adaptive(own_start),
+        FlowSpec { controller: other, start: other_start, stop: f64::INFINITY, feedback_every: Some(0.0002) },
+    ];
+    Sim::new(link, specs, seed).run(until, u64::MAX)
+}
+
+#[test]
+#[ignore = "a table for tuning"]
+fn rivals() {
+    for rival in ["cubic", "bbr"] {
+        for (other_start, own_start) in [(0.0, 0.0), (0.0, 3.0), (3.0, 0.0)] {
+            for seed in [1, 2] {
+                let other: Box<dyn Controller> = if rival == "cubic" {
+                    Box::new(Cubic::new(origin(), 1472))
+                } else {
+                    Box::new(Bbr::new())
+                };
+                let report = versus(Link::new(100.0, 40.0), other, other_start, own_start, 30.0, seed);
+                let parts: String = (0..10)
+                    .map(|i| {
+                        format!(
+                            "{:.0}/{:.0} ",
+                            report.rate(0, i as f64 * 3.0, i as f64 * 3.0 + 3.0),
+                            report.rate(1, i as f64 * 3.0, i as f64 * 3.0 + 3.0)
+                        )
+                    })
+                    .collect();
+                println!(
+                    "own share {:.2} against {rival} start {own_start}/{other_start}, used {:.3} queue {:.1} | {parts}",
+                    report.rate(0, 3.0, 30.0) / 100.0,
+                    (report.rate(0, 3.0, 30.0) + report.rate(1, 3.0, 30.0)) / 100.0,
+                    report.mean_queue * 1e3
+                );
+            }
+        }
+    }
 }

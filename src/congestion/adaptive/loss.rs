@@ -14,23 +14,37 @@ const SUSPECT_SHARE: f64 = 0.02;
 /// Loss that is assumed to be possible where none was seen yet.
 const LEAST: f64 = 0.002;
 
-/// What an interval says.
-#[derive(Debug, PartialEq)]
+/// Loss below this share is not worth an experiment.
+const TRIAL_LOSS: f64 = 0.02;
+/// The cut of an experiment, relative to the capacity: deep enough to show, shallow enough to cost little.
+const TRIAL_CUT: (f64, f64) = (0.7, 0.85);
+/// Pause between experiments, beside a second.
+const DOUBT_RTTS: f64 = 20.0;
+/// RTTs without a sign of a queue after which even steady loss is put to the test.
+const DOUBT_AFTER_RTTS: f64 = 4.0;
+/// Packets an experiment wants to see.
+const TRIAL_PACKETS: f64 = 200.0;
+
+/// Variance is at most this times that of independent loss: bursts of a mean of 8 packets have 15.
+const MOST_SPREAD: f64 = 16.0;
+
+/// What an experiment showed.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Verdict {
-    Ordinary,
-    /// Go down to this capacity and see whether the loss goes with it.
-    Reduce(f64),
-    /// It did not: the loss is the path's.
-    Restore(f64),
+    /// The loss went with the rate: this is what the path lets through.
+    Policed(f64),
+    /// The loss stayed: the capacity was as it was.
+    Ordinary(f64),
 }
 
-/// The experiment: loss rose, the rate was cut; if the loss stays it was not ours.
+/// An experiment: the rate is cut; loss of our making goes with it, ordinary loss stays.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
-    sent_rate: f64,
+    capacity: f64,
     loss: f64,
     got_rate: f64,
-    judge_at: f64,
+    /// Sender's seconds.
+    since: f64,
 }
 
 /// Ordinary loss is learned while the queue is short, since what a full queue drops does not count as ordinary.
@@ -43,31 +57,24 @@ pub(super) struct LossModel {
     intervals: u32,
     next_at: f64,
     trial: Option<Trial>,
+    doubt_at: f64,
 }
 
 impl LossModel {
     pub(super) fn new(datagram: f64) -> Self {
-        Self { datagram, mean: 0.0, variance: 0.0, intervals: 0, next_at: 0.0, trial: None }
-    }
-
-    pub(super) fn mean(&self) -> f64 {
-        self.mean
+        Self { datagram, mean: 0.0, variance: 0.0, intervals: 0, next_at: 0.0, trial: None, doubt_at: 0.0 }
     }
 
     fn deviation(&self, interval: &Interval) -> f64 {
         let mean = self.mean.max(LEAST);
         let packets = (interval.bytes / self.datagram).max(1.0);
-        (self.variance.max(mean * (1.0 - mean)) / packets).sqrt()
+        (self.variance.max(mean * (1.0 - mean)) / packets).sqrt() + interval.blur
     }
 
     /// The bottleneck's rate by this interval: what passed, unless more was lost than ordinary loss explains.
     pub(super) fn capacity(&self, interval: &Interval) -> f64 {
         let share = (self.mean + DEVIATIONS * self.deviation(interval)).min(0.9);
-        if self.intervals == 0 {
-            interval.pass_rate
-        } else {
-            interval.pass_rate.min(interval.got_rate / (1.0 - share))
-        }
+        interval.pass_rate.min(interval.got_rate / (1.0 - share))
     }
 
     /// Losses until then are of an outage.
@@ -87,41 +94,63 @@ impl LossModel {
         let difference = interval.loss - self.mean;
         let packets = interval.bytes / self.datagram;
         if self.intervals > 1 {
-            self.variance += weight * (difference * difference * packets - self.variance);
+            let seen = (difference * difference * packets).min(MOST_SPREAD * self.mean.max(LEAST));
+            self.variance += weight * (seen - self.variance);
         }
         self.mean += weight * difference;
     }
 
-    /// In cruise: learns, or suspects.
-    pub(super) fn judge(&mut self, now: f64, rtt: f64, interval: &Interval, short: bool) -> Verdict {
-        if now < self.next_at {
-            return Verdict::Ordinary;
-        }
-        if let Some(trial) = self.trial {
-            if now < trial.judge_at {
-                return Verdict::Ordinary;
-            }
-            self.trial = None;
-            self.next_at = now + interval.span;
-            let expected = (1.0 - trial.got_rate / interval.sent_rate).max(self.mean);
-            if interval.loss > (trial.loss + expected) / 2.0 {
-                self.mean = (trial.loss + interval.loss) / 2.0;
-                return Verdict::Restore(trial.sent_rate);
-            }
-            return Verdict::Ordinary;
+    /// Sender's seconds at which the experiment under way began.
+    pub(super) fn trial_since(&self) -> Option<f64> {
+        self.trial.map(|trial| trial.since)
+    }
+
+    /// In cruise: learns, or begins an experiment and returns the capacity to go down to. `quiet`: no queue proves that
+    /// the link is full.
+    pub(super) fn watch(
+        &mut self,
+        now: f64,
+        interval: &Interval,
+        capacity: f64,
+        quiet: bool,
+        quiet_rtts: f64,
+        short: bool,
+    ) -> Option<f64> {
+        if now < self.next_at || self.trial.is_some() {
+            return None;
         }
         let limit = self.mean + (SUSPECT_DEVIATIONS * self.deviation(interval)).max(SUSPECT_SHARE);
-        if self.intervals >= 2 && interval.loss > limit {
+        let rose = interval.loss > limit;
+        let doubtful = interval.loss > TRIAL_LOSS && now > self.doubt_at && quiet_rtts > DOUBT_AFTER_RTTS;
+        if quiet && (rose || doubtful) {
             self.next_at = now + interval.span;
-            self.trial = Some(Trial {
-                sent_rate: interval.sent_rate,
-                loss: interval.loss,
-                got_rate: interval.got_rate,
-                judge_at: now + 2.2 * rtt,
-            });
-            return Verdict::Reduce(interval.got_rate / (1.0 - self.mean));
+            self.trial =
+                Some(Trial { capacity, loss: interval.loss, got_rate: interval.got_rate, since: now });
+            let fit = interval.got_rate / (1.0 - self.mean);
+            return Some(fit.clamp(capacity * TRIAL_CUT.0, capacity * TRIAL_CUT.1));
         }
-        self.learn(now, interval, short);
-        Verdict::Ordinary
+        if !rose {
+            self.learn(now, interval, short);
+        }
+        None
+    }
+
+    /// Ends the experiment, if the interval (of packets sent since it began) says enough.
+    pub(super) fn judge(&mut self, now: f64, rtt: f64, interval: &Interval) -> Option<Verdict> {
+        let trial = self.trial?;
+        if interval.bytes < TRIAL_PACKETS * self.datagram || interval.span < rtt / 2.0 {
+            return None;
+        }
+        self.trial = None;
+        self.next_at = now + rtt;
+        self.doubt_at = now + DOUBT_RTTS * rtt + 1.0;
+        let policed = (1.0 - trial.got_rate / interval.sent_rate).max(0.0);
+        let sure = trial.loss - interval.loss > DEVIATIONS * self.deviation(interval);
+        if !sure || interval.loss > (trial.loss + policed) / 2.0 {
+            self.mean = interval.loss;
+            return Some(Verdict::Ordinary(trial.capacity));
+        }
+        self.mean = (interval.loss - policed).max(0.0);
+        Some(Verdict::Policed(trial.got_rate / (1.0 - self.mean)))
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Interval {
     /// Smallest and largest queueing delay at its points.
     pub(super) min_queue: f64,
     pub(super) max_queue: f64,
+    /// Uncertainty of the loss share by packets that overtake each other.
+    pub(super) blur: f64,
 }
 
 /// See the module.
@@ -193,25 +195,40 @@ impl Path {
 
     /// The newest point against the youngest one at least `span` seconds and `bytes` bytes before it.
     pub(super) fn interval(&self, span: f64, bytes: f64) -> Option<Interval> {
+        let new = *self.points.back()?;
+        let far = |old: &Point| {
+            new.received - old.received >= span && (new.cumulative - old.cumulative) as f64 >= bytes
+        };
+        self.compare(far)
+    }
+
+    /// The newest point against the oldest one whose packet left at `since` (sender's seconds) or later.
+    pub(super) fn interval_since(&self, since: f64) -> Option<Interval> {
+        let first = self.points.iter().find(|point| point.sent >= since)?.sent;
+        self.compare(|old| old.sent <= first)
+    }
+
+    fn compare(&self, far: impl Fn(&Point) -> bool) -> Option<Interval> {
         let new = self.points.back()?;
         let (mut min_delay, mut max_delay) = (new.delay, new.delay);
         for old in self.points.iter().rev().skip(1) {
             min_delay = min_delay.min(old.delay);
             max_delay = max_delay.max(old.delay);
-            let (secs, passed) = (new.received - old.received, (new.cumulative - old.cumulative) as f64);
-            if secs < span || passed < bytes || secs <= 0.0 {
+            let (span, bytes) = (new.received - old.received, (new.cumulative - old.cumulative) as f64);
+            if !far(old) || span <= 0.0 || bytes <= 0.0 {
                 continue;
             }
             let got = (new.got - old.got) as f64;
             return Some(Interval {
-                span: secs,
-                bytes: passed,
-                pass_rate: passed / secs,
-                got_rate: got / secs,
-                sent_rate: passed / (new.sent - old.sent).max(1e-6),
-                loss: (1.0 - got / passed).clamp(0.0, 1.0),
+                span,
+                bytes,
+                pass_rate: bytes / span,
+                got_rate: got / span,
+                sent_rate: bytes / (new.sent - old.sent).max(1e-6),
+                loss: (1.0 - got / bytes).clamp(0.0, 1.0),
                 min_queue: (min_delay - self.base()).max(0.0),
                 max_queue: (max_delay - self.base()).max(0.0),
+                blur: (self.jitter / span).min(0.5),
             });
         }
         None

@@ -3,7 +3,7 @@
 //! Implements: docs/CONGESTION.md, "Start".
 
 use super::loss::LossModel;
-use super::path::{Path, Point};
+use super::path::{Interval, Path, Point};
 
 /// Packets of the initial flight, sent in trains.
 pub(super) const INITIAL_PACKETS: f64 = 64.0;
@@ -22,8 +22,10 @@ const HINT_UNPROVEN: f64 = 0.5;
 const HINT_PROVEN: f64 = 0.92;
 /// Growth per RTT near the hint and above it.
 const BEYOND: f64 = 1.3;
-/// Loss above what the path showed before, at which a path that shows no queue is taken to be full.
-const LOSS_STEP: f64 = 0.15;
+/// Loss from which a path without a queue may be one that is full.
+const LOSS_STEP: f64 = 0.1;
+/// Growth of what arrives, while what is sent doubles, that is none.
+const PLATEAU: f64 = 1.3;
 
 /// What to do next.
 #[derive(Debug)]
@@ -46,11 +48,22 @@ pub(super) struct Startup {
     at: f64,
     ceiling: f64,
     started: bool,
+    /// An interval of about one RTT ago, and when it was taken.
+    mark: Option<(f64, Interval)>,
 }
 
 impl Startup {
     pub(super) fn new(datagram: f64) -> Self {
-        Self { datagram, trains: Vec::new(), hint: None, from: 0.0, at: 0.0, ceiling: 0.0, started: false }
+        Self {
+            datagram,
+            trains: Vec::new(),
+            hint: None,
+            from: 0.0,
+            at: 0.0,
+            ceiling: 0.0,
+            started: false,
+            mark: None,
+        }
     }
 
     /// Feedback has come.
@@ -93,7 +106,7 @@ impl Startup {
         {
             return Step::Done(loss.capacity(&interval));
         }
-        if let Some(capacity) = self.plateau(path, loss, rtt) {
+        if let Some(capacity) = self.plateau(now, path, rtt) {
             return Step::Done(capacity);
         }
         self.started = true;
@@ -132,12 +145,21 @@ impl Startup {
     }
 
     /// A path without a queue (a policer) that lets no more through however much is sent.
-    fn plateau(&mut self, path: &Path, loss: &LossModel, rtt: f64) -> Option<f64> {
+    fn plateau(&mut self, now: f64, path: &Path, rtt: f64) -> Option<f64> {
         let interval = path.interval((rtt / 4.0).max(0.01), 60.0 * self.datagram)?;
-        let packets = interval.bytes / self.datagram;
-        let mean = loss.mean();
-        // Bursts of a mean of 8 packets make the spread about four times that of independent loss.
-        let spread = 12.0 * (mean.max(0.02) * (1.0 - mean.min(0.9)) / packets).sqrt();
-        (interval.loss > mean + LOSS_STEP.max(spread)).then(|| interval.got_rate / (1.0 - mean))
+        let Some((at, mark)) = self.mark else {
+            self.mark = Some((now, interval));
+            return None;
+        };
+        if interval.loss > LOSS_STEP
+            && interval.sent_rate > 1.8 * mark.sent_rate
+            && interval.got_rate < PLATEAU * mark.got_rate
+        {
+            return Some(interval.got_rate / (1.0 - mark.loss));
+        }
+        if now > at + 0.75 * rtt {
+            self.mark = Some((now, interval));
+        }
+        None
     }
 }
