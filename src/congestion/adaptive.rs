@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 
 /// Queue that a flow of `QUEUE_RATE` aims at. Flows of other rates aim at it times the square root of the ratio: a
 /// slower flow bears more queue than a faster one beside it, which is what makes flows that share a link equal.
-const QUEUE_SECS: f64 = 0.003;
+const QUEUE_SECS: f64 = 0.004;
 /// 200 Mbit/s.
 const QUEUE_RATE: f64 = 25e6;
-/// Bounds of the target. The lower one is about the grain of timers and receive batches.
-const QUEUE_BOUNDS: (f64, f64) = (0.002, 0.012);
+/// The target stays below a third of the RTT, within these bounds.
+const QUEUE_BOUNDS: (f64, f64) = (0.004, 0.02);
+/// About the grain of timers and receive batches.
+const QUEUE_LEAST: f64 = 0.0015;
 /// Rate before the first RTT sample, bytes per second: the initial flight leaves within some 25 ms.
 const FIRST_RATE: f64 = 4e6;
 /// Slowest pace at which a living path is used: two packets a second.
@@ -56,6 +58,7 @@ pub struct Adaptive {
     min_rtt: f64,
     queue: f64,
     last_point: f64,
+    learned_at: f64,
     silent: u32,
     resume_until: f64,
     policed_until: f64,
@@ -81,6 +84,7 @@ impl Adaptive {
             min_rtt: 0.1,
             queue: 0.0,
             last_point: 0.0,
+            learned_at: 0.0,
             silent: 0,
             resume_until: 0.0,
             policed_until: 0.0,
@@ -91,7 +95,9 @@ impl Adaptive {
     /// Queue that this flow aims at, without the allowance for jitter.
     fn queue_target(&self) -> f64 {
         let aim = QUEUE_SECS * (QUEUE_RATE / self.capacity.max(MIN_RATE)).sqrt();
-        aim.clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1).min((self.min_rtt / 5.0).max(QUEUE_BOUNDS.0))
+        let most = (self.min_rtt / 3.0).clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1);
+        // Bounded softly: where two flows share, the slower one must aim higher whatever the bound.
+        (aim * most / (aim + most)).max(QUEUE_LEAST)
     }
 
     fn on_point(&mut self, now: f64, point: &Point) {
@@ -158,12 +164,12 @@ impl Adaptive {
 
     /// While the queue never empties, the rate that the bottleneck passes us is its rate; else it is a lower bound.
     fn learn_capacity(&mut self, now: f64, interval: &Interval) {
+        let last = std::mem::replace(&mut self.learned_at, now);
         let busy = interval.min_queue > (0.3 * self.queue_target()).max(self.path.jitter);
         let sample = self.loss.capacity(interval);
         if busy {
-            let weight = (2.0 * interval.span.min(self.rtt) / 8.0 / self.rtt).clamp(0.05, 1.0);
-            let far = self.queue > 3.0 * self.queue_target();
-            self.capacity += (sample - self.capacity) * if far { 0.5 } else { weight };
+            let step = ((now - last) / self.rtt).clamp(0.0, 1.0);
+            self.capacity += (sample - self.capacity) * (1.0 - (-1.5 * step).exp());
             self.queue_seen = now;
         } else if self.loss.trial_since().is_none()
             && sample > self.capacity

@@ -277,6 +277,7 @@ impl Sim {
                     let count = self.flows[i].log.len() as u64;
                     self.report.series[i].push(count);
                 }
+                self.trace_tick();
                 self.next_tick += TICK;
             }
             if t > until || self.flows[0].log.len() as u64 >= packets {
@@ -304,6 +305,24 @@ impl Sim {
         self.report.mean_queue = self.wait_sum / self.report.offered_packets.max(1) as f64;
         self.report.received_packets = self.flows.iter().map(|flow| flow.log.len() as u64).sum();
         self.report
+    }
+
+    /// Every quarter of a second, in runs of several flows: queue, and pace and idea of the queue of each.
+    fn trace_tick(&mut self) {
+        if !self.tracing || self.flows.len() < 2 || ((self.next_tick / TICK).round() as u64) % 25 != 0 {
+            return;
+        }
+        let queue = (self.busy - self.next_tick).max(0.0) * 1e3;
+        let flows: String = (self.flows.iter())
+            .map(|flow| {
+                let pace = flow.controller.rate_bytes_per_sec() as f64 * 8.15e-6;
+                let seen = flow.controller.queue_delay().map_or(0.0, |queue| queue.as_secs_f64() * 1e3);
+                let text = format!("{:?}", flow.controller);
+                let state = text.find("tag: ").map_or("", |at| &text[at + 5..(at + 17).min(text.len())]);
+                format!("| {pace:.1} q {seen:.1} {state}")
+            })
+            .collect();
+        self.report.trace.push(format!("ticks {:.2} queue {queue:.1} {flows}", self.next_tick));
     }
 
     fn send(&mut self, i: usize) {
@@ -436,6 +455,7 @@ impl Sim {
         let (now, t) = (self.instant(self.now), self.now);
         let epoch = self.epoch;
         let instant = |t: f64| epoch + Duration::from_secs_f64(t);
+        let alone = self.flows.len() == 1;
         let flow = &mut self.flows[i];
         if len <= flow.read {
             return;
@@ -500,7 +520,7 @@ impl Sim {
             ce_marked: 0,
         };
         flow.controller.on_feedback(&sample);
-        if self.tracing && i == 0 {
+        if self.tracing && alone {
             let queue = (self.busy - t).max(0.0) * 1e3;
             self.report.trace.push(format!(
                 "{t:.4} link queue {queue:.2} ms sent {} recv {len} in flight {} rate {:.2} window {} {:?}",

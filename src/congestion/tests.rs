@@ -156,6 +156,32 @@ fn own(link: Link, count: usize, apart: f64, until: f64, seed: u64) -> (f64, f64
 }
 
 #[test]
+#[ignore = "one run in full, for tuning"]
+fn several() {
+    let get = |name: &str, or: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
+    let link = Link::new(get("RATE", 100.0), get("RTT", 40.0));
+    let count = get("COUNT", 4.0) as usize;
+    let mut specs: Vec<FlowSpec> = (0..count).map(|i| adaptive(i as f64 * 5.0)).collect();
+    for (rival, kind) in [("CUBIC", 0), ("BBR", 1)] {
+        if get(rival, -1.0) >= 0.0 {
+            let controller: Box<dyn Controller> =
+                if kind == 0 { Box::new(Cubic::new(origin(), 1472)) } else { Box::new(Bbr::new()) };
+            specs.push(FlowSpec {
+                controller,
+                start: get(rival, 0.0),
+                stop: get("STOP", 1e9),
+                feedback_every: Some(0.0002),
+            });
+        }
+    }
+    let mut sim = Sim::new(link, specs, get("SEED", 1.0) as u64);
+    sim.tracing = true;
+    for line in sim.run(get("UNTIL", 50.0), u64::MAX).trace {
+        println!("{line}");
+    }
+}
+
+#[test]
 #[ignore = "a table for tuning"]
 fn sharing() {
     for (mbit, rtt) in [(100.0, 40.0), (200.0, 50.0), (50.0, 20.0), (200.0, 100.0), (20.0, 40.0)] {
