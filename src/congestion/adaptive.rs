@@ -58,6 +58,10 @@ pub struct Adaptive {
     min_rtt: f64,
     queue: f64,
     last_point: f64,
+    /// Queue that the packets sent now are expected to meet, if nobody else changes anything.
+    expected: f64,
+    /// By how much more than expected there was of late: others fill what we leave.
+    surprise: f64,
     learned_at: f64,
     silent: u32,
     resume_until: f64,
@@ -84,6 +88,8 @@ impl Adaptive {
             min_rtt: 0.1,
             queue: 0.0,
             last_point: 0.0,
+            expected: 0.0,
+            surprise: 0.0,
             learned_at: 0.0,
             silent: 0,
             resume_until: 0.0,
@@ -105,6 +111,7 @@ impl Adaptive {
         let mut startup = match &mut self.mode {
             Mode::Startup(startup) => std::mem::replace(startup, Startup::new(self.datagram)),
             Mode::Cruise => {
+                self.note_surprise(now, point);
                 self.cruise(now);
                 return;
             }
@@ -130,8 +137,15 @@ impl Adaptive {
         }
     }
 
+    fn note_surprise(&mut self, now: f64, point: &Point) {
+        let step = ((now - self.learned_at) / self.rtt).clamp(0.0, 1.0);
+        let error = self.queue - point.expected;
+        self.surprise = (self.surprise + (error - self.surprise) * (1.0 - (-step).exp())).max(0.0);
+    }
+
     fn cruise(&mut self, now: f64) {
-        let target = self.queue_target() + self.path.jitter;
+        let aim = self.queue_target();
+        let target = aim + self.path.jitter.min(aim);
         if let Some(interval) = self.path.interval((self.min_rtt / 2.0).max(0.01), 24.0 * self.datagram) {
             self.learn_capacity(now, &interval);
         }
@@ -143,7 +157,8 @@ impl Adaptive {
         // What lies in the queue when what was sent since will have reached it.
         let waited = (now - self.last_point_sent()).max(0.0);
         let coming = self.path.outstanding() / self.capacity - waited;
-        let predicted = (self.queue + coming).max(0.0);
+        self.expected = (self.queue + coming).max(0.0);
+        let predicted = self.expected + self.surprise;
         let most = if held { 0.0 } else { MAX_BOOST };
         let mut excess = ((wanted - predicted) / tau).clamp(-0.5, most);
         if self.boost > 0.0 {
@@ -237,7 +252,7 @@ impl Controller for Adaptive {
             let now = self.path.secs(packet.sent_at);
             self.pace = self.pace.max(startup.ramp(now, self.rtt));
         }
-        self.path.on_sent(packet, self.pace);
+        self.path.on_sent(packet, self.pace, self.expected);
         self.app_limited = packet.app_limited;
     }
 

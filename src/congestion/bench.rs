@@ -318,7 +318,19 @@ impl Sim {
                 let pace = flow.controller.rate_bytes_per_sec() as f64 * 8.15e-6;
                 let seen = flow.controller.queue_delay().map_or(0.0, |queue| queue.as_secs_f64() * 1e3);
                 let text = format!("{:?}", flow.controller);
-                let state = text.find("tag: ").map_or("", |at| &text[at + 5..(at + 17).min(text.len())]);
+                let get = |key: &str| {
+                    let rest = text.split_once(key).map_or("0", |parts| parts.1);
+                    rest.split([',', ' ']).next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
+                };
+                let state = format!(
+                    "c {:.1} j {:.1} b {:.2} l {:.3} base {:.1} {}",
+                    get("}, capacity: ") * 8.15e-6,
+                    get("jitter: ") * 1e3,
+                    get("boost: "),
+                    get("mean: "),
+                    (get("base_now: ").min(get("base_before: ").max(7.0)) - 7.0) * 1e3,
+                    text.split_once("tag: ").map_or("", |parts| &parts.1[..8.min(parts.1.len())])
+                );
                 format!("| {pace:.1} q {seen:.1} {state}")
             })
             .collect();

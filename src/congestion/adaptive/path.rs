@@ -25,6 +25,8 @@ struct Sent {
     at: f64,
     /// Pacing rate when it left.
     pace: f64,
+    /// Queue that it was expected to meet, seconds.
+    expected: f64,
 }
 
 /// What one feedback frame with a new largest number told.
@@ -42,6 +44,8 @@ pub(super) struct Point {
     pub(super) delay: f64,
     /// Pacing rate when it left.
     pub(super) pace: f64,
+    /// Queue that it was expected to meet, seconds.
+    pub(super) expected: f64,
 }
 
 /// Two points compared.
@@ -105,13 +109,13 @@ impl Path {
         at.saturating_duration_since(self.epoch).as_secs_f64()
     }
 
-    pub(super) fn on_sent(&mut self, packet: &PacketInfo, pace: f64) {
+    pub(super) fn on_sent(&mut self, packet: &PacketInfo, pace: f64, expected: f64) {
         self.sent_total += u64::from(packet.size_bytes);
         if self.log.len() >= LOG_PACKETS {
             self.log.pop_front();
         }
         let at = self.secs(packet.sent_at);
-        self.log.push_back(Sent { number: packet.number, cumulative: self.sent_total, at, pace });
+        self.log.push_back(Sent { number: packet.number, cumulative: self.sent_total, at, pace, expected });
     }
 
     /// Takes a feedback frame in. Returns the new point if the largest number advanced.
@@ -138,6 +142,7 @@ impl Path {
             got: sample.received_bytes_total,
             delay: received - sent.at,
             pace: sent.pace,
+            expected: sent.expected,
         };
         if let Some(last) = self.points.back() {
             // The peer's clock is hostile until bounded: time that runs backwards starts a new row of points.
