@@ -4,11 +4,13 @@
 
 mod loss;
 mod path;
+mod rival;
 mod startup;
 
 use super::{Controller, FeedbackSample, PacketInfo};
 use loss::{LossModel, Verdict};
 use path::{Interval, Path, Point};
+use rival::{Rival, View};
 use startup::{Startup, Step};
 use std::time::{Duration, Instant};
 
@@ -23,8 +25,11 @@ const QUEUE_BOUNDS: (f64, f64) = (0.004, 0.02);
 const QUEUE_LEAST: f64 = 0.0015;
 /// Rate before the first RTT sample, bytes per second: the initial flight leaves within some 25 ms.
 const FIRST_RATE: f64 = 4e6;
-/// Slowest pace at which a living path is used: two packets a second.
+/// Slowest pace at which a living path is used: two packets a second, and as TCP does two packets per RTT.
 const MIN_RATE: f64 = 3000.0;
+const LEAST_PACKETS: f64 = 2.0;
+/// Packets that a sample of the capacity wants.
+const SAMPLE_PACKETS: f64 = 16.0;
 /// Largest excess over the capacity that is believed, per RTT, while no queue shows.
 const MAX_BOOST: f64 = 0.5;
 const FIRST_BOOST: f64 = 0.015;
@@ -46,6 +51,7 @@ pub struct Adaptive {
     path: Path,
     mode: Mode,
     loss: LossModel,
+    rival: Rival,
     /// What the bottleneck passes of ours, packets lost behind it included, bytes per second.
     capacity: f64,
     pace: f64,
@@ -78,6 +84,7 @@ impl Adaptive {
             path: Path::new(now),
             mode: Mode::Startup(Startup::new(datagram)),
             loss: LossModel::new(datagram),
+            rival: Rival::new(),
             capacity: FIRST_RATE,
             pace: FIRST_RATE,
             boost: 0.0,
@@ -88,7 +95,7 @@ impl Adaptive {
             min_rtt: 0.1,
             queue: 0.0,
             last_point: 0.0,
-            expected: 0.0,
+            expected: f64::INFINITY,
             surprise: 0.0,
             learned_at: 0.0,
             silent: 0,
@@ -100,7 +107,11 @@ impl Adaptive {
 
     /// Queue that this flow aims at, without the allowance for jitter.
     fn queue_target(&self) -> f64 {
-        let aim = QUEUE_SECS * (QUEUE_RATE / self.capacity.max(MIN_RATE)).sqrt();
+        self.queue_target_at(self.capacity)
+    }
+
+    fn queue_target_at(&self, rate: f64) -> f64 {
+        let aim = QUEUE_SECS * (QUEUE_RATE / rate.max(MIN_RATE)).sqrt();
         let most = (self.min_rtt / 3.0).clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1);
         // Bounded softly: where two flows share, the slower one must aim higher whatever the bound.
         (aim * most / (aim + most)).max(QUEUE_LEAST)
@@ -113,6 +124,7 @@ impl Adaptive {
             Mode::Cruise => {
                 self.note_surprise(now, point);
                 self.cruise(now);
+                self.compete(now);
                 return;
             }
         };
@@ -128,6 +140,7 @@ impl Adaptive {
                 self.mode = Mode::Startup(startup);
             }
             Step::Done(capacity) => {
+                self.rival.note_rate(now, startup.hint().unwrap_or(capacity).max(capacity));
                 self.capacity = capacity.max(MIN_RATE);
                 self.mode = Mode::Cruise;
                 self.queue_seen = now;
@@ -139,6 +152,9 @@ impl Adaptive {
 
     fn note_surprise(&mut self, now: f64, point: &Point) {
         let step = ((now - self.learned_at) / self.rtt).clamp(0.0, 1.0);
+        if point.expected.is_infinite() {
+            return;
+        }
         let error = self.queue - point.expected;
         self.surprise = (self.surprise + (error - self.surprise) * (1.0 - (-step).exp())).max(0.0);
     }
@@ -146,7 +162,9 @@ impl Adaptive {
     fn cruise(&mut self, now: f64) {
         let aim = self.queue_target();
         let target = aim + self.path.jitter.min(aim);
-        if let Some(interval) = self.path.interval((self.min_rtt / 2.0).max(0.01), 24.0 * self.datagram) {
+        if let Some(interval) =
+            self.path.interval((self.min_rtt / 2.0).max(0.01), SAMPLE_PACKETS * self.datagram)
+        {
             self.learn_capacity(now, &interval);
         }
         self.learn_loss(now);
@@ -165,7 +183,39 @@ impl Adaptive {
             excess = excess.max(self.boost);
         }
         let gain = if now < self.resume_until { 0.5 } else { 1.0 + excess };
-        self.pace = (self.capacity * gain).max(MIN_RATE);
+        self.pace = (self.capacity * gain).max(self.least());
+    }
+
+    /// Beside a flow that fills the queue: a share of the link instead of a short queue.
+    fn compete(&mut self, now: f64) {
+        let Some(interval) = self.path.interval(self.rtt / 2.0, SAMPLE_PACKETS * self.datagram) else {
+            return;
+        };
+        let aim = self.queue_target_at(self.rival.peak().max(self.capacity));
+        let view = View {
+            now,
+            rtt: self.rtt,
+            queue: self.queue,
+            aim,
+            jitter: self.path.jitter.min(aim),
+            sent: self.last_point,
+            pass_rate: self.loss.capacity(&interval),
+            excess_loss: interval.loss - self.loss.mean(),
+        };
+        if !self.rival.watch(&view) {
+            self.rival.note_rate(now, self.capacity);
+            return;
+        }
+        self.path.hold_base(now);
+        self.pace = self.rival.pace(&view).max(self.least());
+        self.capacity = self.pace;
+        self.surprise = 0.0;
+        self.expected = f64::INFINITY;
+    }
+
+    /// The least that keeps the model of a living path alive.
+    fn least(&self) -> f64 {
+        (LEAST_PACKETS * self.datagram / self.rtt).max(MIN_RATE)
     }
 
     /// Nothing came back yet.

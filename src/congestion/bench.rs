@@ -323,12 +323,19 @@ impl Sim {
                     rest.split([',', ' ']).next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
                 };
                 let state = format!(
-                    "c {:.1} j {:.1} b {:.2} l {:.3} base {:.1} {}",
+                    "c {:.1} j {:.1} b {:.2} l {:.3} base {:.1} link {:.1} stands {:.2} peak {:.1} {}",
                     get("}, capacity: ") * 8.15e-6,
                     get("jitter: ") * 1e3,
                     get("boost: "),
                     get("mean: "),
                     (get("base_now: ").min(get("base_before: ").max(7.0)) - 7.0) * 1e3,
+                    get("link: Some(").max(
+                        text.split_once("link: Some(")
+                            .and_then(|p| p.1.split(')').next().and_then(|w| w.parse::<f64>().ok()))
+                            .unwrap_or(0.0)
+                    ) * 8.15e-6,
+                    get("stands: "),
+                    get("peaks: [") * 8.15e-6,
                     text.split_once("tag: ").map_or("", |parts| &parts.1[..8.min(parts.1.len())])
                 );
                 format!("| {pace:.1} q {seen:.1} {state}")

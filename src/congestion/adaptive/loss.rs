@@ -65,6 +65,11 @@ impl LossModel {
         Self { datagram, mean: 0.0, variance: 0.0, intervals: 0, next_at: 0.0, trial: None, doubt_at: 0.0 }
     }
 
+    /// Ordinary loss, a share of packets.
+    pub(super) fn mean(&self) -> f64 {
+        self.mean
+    }
+
     fn deviation(&self, interval: &Interval) -> f64 {
         let mean = self.mean.max(LEAST);
         let packets = (interval.bytes / self.datagram).max(1.0);

@@ -71,6 +71,11 @@ impl Startup {
         self.started
     }
 
+    /// What the trains said of the link, whoever else uses it.
+    pub(super) fn hint(&self) -> Option<f64> {
+        self.hint
+    }
+
     /// Length of a train of the initial flight.
     pub(super) fn train_bytes(&self) -> f64 {
         TRAIN_PACKETS * self.datagram

@@ -1,0 +1,187 @@
+//! Role: notices a flow that fills the queue whatever we do, and says what to send beside it.
+//! Owns: the evidence, the estimate of the whole link's rate, the rhythm of dips and tests.
+//! Implements: docs/CONGESTION.md, "Beside others".
+
+/// A queue of this many times the target, although we yield, is somebody else's.
+const HIGH: f64 = 2.5;
+/// It must stand for so many RTTs and at least so long. A start of another flow of our kind is over sooner.
+const STANDS_RTTS: f64 = 10.0;
+const STANDS_SECS: f64 = 0.4;
+/// Below this share of the highest rate of late for so many RTTs, with a queue, counts as well.
+const STARVED: f64 = 0.12;
+const STARVES_RTTS: f64 = 30.0;
+/// Short for so long: the rival is gone. BBR empties the queue for 0.2 s every 10 s.
+const GONE_RTTS: f64 = 10.0;
+const GONE_SECS: f64 = 0.5;
+/// Share of the link that we send. What we get is less, since a rival that probes gains on one that does not: about 0.5
+/// beside CUBIC and 0.35 beside BBR.
+const SHARE: f64 = 0.6;
+/// Every so many RTTs the pace dips for one RTT: how far the queue falls tells our share of the link.
+const DIP_EVERY_RTTS: f64 = 10.0;
+const DIP: f64 = 0.5;
+/// After so long we yield again, to see whether the rival is still there or one of our kind mistook us.
+const TEST_EVERY_SECS: f64 = 12.0;
+/// A rival that was there within this time is believed in sooner.
+const AGAIN_SECS: f64 = 3.0;
+const AGAIN_RTTS: f64 = 4.0;
+/// Loss beyond ordinary loss at which we take our estimate of the link to be too high.
+const EXCESS_LOSS: f64 = 0.2;
+/// Loss beyond ordinary loss up to which the link may prove wider than it ever was.
+const CLEAN_LOSS: f64 = 0.02;
+/// The highest rate of late is remembered for one to two of these.
+const PEAK_SLOT_SECS: f64 = 15.0;
+
+#[derive(Clone, Copy, Debug)]
+struct Dip {
+    from: f64,
+    until: f64,
+    queue: f64,
+    rate: f64,
+}
+
+/// What the path shows now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    pub(super) now: f64,
+    pub(super) rtt: f64,
+    /// Queue, the one we aim at, and jitter, seconds.
+    pub(super) queue: f64,
+    pub(super) aim: f64,
+    pub(super) jitter: f64,
+    /// When the packet of the newest point left.
+    pub(super) sent: f64,
+    /// Rate at which we pass, and loss beyond ordinary loss.
+    pub(super) pass_rate: f64,
+    pub(super) excess_loss: f64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Rival {
+    stands: f64,
+    starves: f64,
+    gone: f64,
+    last: f64,
+    /// Rate of the whole link, while we compete.
+    link: Option<f64>,
+    since: f64,
+    peaks: [f64; 2],
+    peak_rotates: f64,
+    dip: Option<Dip>,
+    next_dip: f64,
+    next_cut: f64,
+    /// When a test began, and the estimate of the link before.
+    left_at: f64,
+    before: f64,
+}
+
+impl Rival {
+    pub(super) fn new() -> Self {
+        Self {
+            stands: 0.0,
+            starves: 0.0,
+            gone: 0.0,
+            last: 0.0,
+            link: None,
+            since: 0.0,
+            peaks: [0.0; 2],
+            peak_rotates: 0.0,
+            dip: None,
+            next_dip: 0.0,
+            next_cut: 0.0,
+            left_at: f64::NEG_INFINITY,
+            before: 0.0,
+        }
+    }
+
+    /// A rate that the link was seen, or is thought, to have.
+    pub(super) fn note_rate(&mut self, now: f64, rate: f64) {
+        if now > self.peak_rotates {
+            self.peaks[1] = self.peaks[0];
+            self.peaks[0] = 0.0;
+            self.peak_rotates = now + PEAK_SLOT_SECS;
+        }
+        self.peaks[0] = self.peaks[0].max(rate);
+    }
+
+    /// The highest rate of late.
+    pub(super) fn peak(&self) -> f64 {
+        self.peaks[0].max(self.peaks[1])
+    }
+
+    /// Looks at the queue; true if we compete from here on.
+    pub(super) fn watch(&mut self, view: &View) -> bool {
+        let step = (view.now - self.last).clamp(0.0, view.rtt);
+        self.last = view.now;
+        if self.link.is_none() {
+            let high = view.queue > HIGH * view.aim + view.jitter;
+            self.stands = if high { self.stands + step } else { (self.stands - step).max(0.0) };
+            // Or we gave nearly all away and the queue is still not short: our idea of its base is too high.
+            let starved =
+                view.pass_rate < STARVED * self.peak() && view.queue > 1.25 * view.aim + view.jitter;
+            self.starves = if starved { self.starves + step } else { (self.starves - step).max(0.0) };
+            if self.starves > (STARVES_RTTS * view.rtt).max(2.0 * STANDS_SECS) {
+                self.stands = f64::INFINITY;
+            }
+            let again = view.now < self.left_at + AGAIN_SECS;
+            let enough =
+                if again { AGAIN_RTTS * view.rtt } else { (STANDS_RTTS * view.rtt).max(STANDS_SECS) };
+            if self.stands > enough {
+                let before = if again { self.before } else { 0.0 };
+                self.link = Some(self.peak().max(view.pass_rate).max(before));
+                self.since = view.now;
+                self.gone = 0.0;
+                self.dip = None;
+                self.next_dip = view.now + 4.0 * view.rtt;
+            }
+            return self.link.is_some();
+        }
+        self.gone = if view.queue < 1.5 * view.aim + view.jitter {
+            self.gone + step
+        } else {
+            (self.gone - step).max(0.0)
+        };
+        let gone = self.gone > (GONE_RTTS * view.rtt).max(GONE_SECS);
+        if gone || view.now > self.since + TEST_EVERY_SECS + 40.0 * view.rtt {
+            self.before = self.link.take().unwrap_or(0.0);
+            self.left_at = if gone { f64::NEG_INFINITY } else { view.now };
+            self.stands = 0.0;
+            self.starves = 0.0;
+        }
+        self.link.is_some()
+    }
+
+    /// The pace beside the rival.
+    pub(super) fn pace(&mut self, view: &View) -> f64 {
+        let Some(link) = self.link else { return 0.0 };
+        let mut estimate = link;
+        if view.excess_loss > EXCESS_LOSS && view.now > self.next_cut {
+            estimate *= 1.0 - view.excess_loss / 2.0;
+            self.next_cut = view.now + 2.0 * view.rtt;
+        }
+        match self.dip {
+            None if view.now >= self.next_dip => {
+                let until = view.now + view.rtt;
+                self.dip = Some(Dip { from: view.now, until, queue: view.queue, rate: view.pass_rate });
+            }
+            // The queue that the last packets of the dip met.
+            Some(dip) if view.sent >= dip.until => {
+                let span = 0.875 * (dip.until - dip.from);
+                let share = ((dip.queue - view.queue) / (span * (1.0 - DIP))).clamp(0.1, 1.0);
+                let seen = (dip.rate / share).clamp(0.7 * estimate, 1.4 * estimate);
+                if view.excess_loss < 0.75 * EXCESS_LOSS || seen < estimate {
+                    estimate += 0.4 * (seen - estimate);
+                    if view.excess_loss > CLEAN_LOSS {
+                        estimate = estimate.min(self.peak().max(link));
+                    }
+                }
+                self.dip = None;
+                self.next_dip = view.now + DIP_EVERY_RTTS * view.rtt;
+            }
+            _ => {}
+        }
+        self.link = Some(estimate);
+        let dipping = self.dip.is_some_and(|dip| view.now < dip.until);
+        SHARE * estimate * if dipping { DIP } else { 1.0 }
+    }
+}
