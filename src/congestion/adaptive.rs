@@ -145,6 +145,8 @@ impl Adaptive {
                 self.mode = Mode::Cruise;
                 self.queue_seen = now;
                 self.boost_from = now;
+                // Empty the queue once: beside others, who give way to a start, that shows the true base delay.
+                self.drain_until = now + 2.0 * self.rtt;
                 self.cruise(now);
             }
         }
@@ -171,14 +173,15 @@ impl Adaptive {
         self.update_boost(now, target);
         let held = now < self.policed_until || self.loss.trial_since().is_some();
         let tau = (self.min_rtt / 3.0).max(0.01);
-        let wanted = if self.draining(now) { -0.001 } else { target };
+        let draining = self.draining(now);
+        let wanted = if draining { -0.001 } else { target };
         // What lies in the queue when what was sent since will have reached it.
         let waited = (now - self.last_point_sent()).max(0.0);
         let coming = self.path.outstanding() / self.capacity - waited;
         self.expected = (self.queue + coming).max(0.0);
         let predicted = self.expected + self.surprise;
         let most = if held { 0.0 } else { MAX_BOOST };
-        let mut excess = ((wanted - predicted) / tau).clamp(-0.5, most);
+        let mut excess = ((wanted - predicted) / tau).clamp(if draining { -0.75 } else { -0.5 }, most);
         if self.boost > 0.0 {
             excess = excess.max(self.boost);
         }
@@ -196,6 +199,7 @@ impl Adaptive {
             now,
             rtt: self.rtt,
             queue: self.queue,
+            own_aim: self.queue_target(),
             aim,
             jitter: self.path.jitter.min(aim),
             sent: self.last_point,

@@ -25,6 +25,12 @@ const DOUBT_AFTER_RTTS: f64 = 4.0;
 /// Packets an experiment wants to see.
 const TRIAL_PACKETS: f64 = 200.0;
 
+/// Loss above this is audited now and then even with a normal queue: a flow whose idea of the base delay is too high
+/// would take for ordinary what it drops itself. The first time after so many seconds, then ever more rarely.
+const AUDIT_LOSS: f64 = 0.03;
+const AUDIT_SECS: f64 = 3.0;
+const AUDIT_MOST_SECS: f64 = 60.0;
+
 /// Variance is at most this times that of independent loss: bursts of a mean of 8 packets have 15.
 const MOST_SPREAD: f64 = 16.0;
 
@@ -58,11 +64,25 @@ pub(super) struct LossModel {
     next_at: f64,
     trial: Option<Trial>,
     doubt_at: f64,
+    audit_at: f64,
+    audit_pause: f64,
+    audited: f64,
 }
 
 impl LossModel {
     pub(super) fn new(datagram: f64) -> Self {
-        Self { datagram, mean: 0.0, variance: 0.0, intervals: 0, next_at: 0.0, trial: None, doubt_at: 0.0 }
+        Self {
+            datagram,
+            mean: 0.0,
+            variance: 0.0,
+            intervals: 0,
+            next_at: 0.0,
+            trial: None,
+            doubt_at: 0.0,
+            audit_at: f64::INFINITY,
+            audit_pause: AUDIT_SECS,
+            audited: 1.0,
+        }
     }
 
     /// Ordinary loss, a share of packets.
@@ -127,7 +147,13 @@ impl LossModel {
         let limit = self.mean + (SUSPECT_DEVIATIONS * self.deviation(interval)).max(SUSPECT_SHARE);
         let rose = interval.loss > limit;
         let doubtful = interval.loss > TRIAL_LOSS && now > self.doubt_at && quiet_rtts > DOUBT_AFTER_RTTS;
-        if quiet && (rose || doubtful) {
+        if self.audit_at.is_infinite() && self.mean > AUDIT_LOSS {
+            self.audit_at = now + self.audit_pause;
+        }
+        let audit = short
+            && self.mean > AUDIT_LOSS
+            && (now > self.audit_at || self.mean > 1.5 * self.audited + AUDIT_LOSS);
+        if (quiet && (rose || doubtful)) || audit {
             self.next_at = now + interval.span;
             self.trial =
                 Some(Trial { capacity, loss: interval.loss, got_rate: interval.got_rate, since: now });
@@ -153,8 +179,14 @@ impl LossModel {
         let sure = trial.loss - interval.loss > DEVIATIONS * self.deviation(interval);
         if !sure || interval.loss > (trial.loss + policed) / 2.0 {
             self.mean = interval.loss;
+            self.audited = interval.loss;
+            self.audit_at = now + self.audit_pause;
+            self.audit_pause = (2.0 * self.audit_pause).min(AUDIT_MOST_SECS);
             return Some(Verdict::Ordinary(trial.capacity));
         }
+        self.audit_pause = AUDIT_SECS;
+        self.audit_at = now + AUDIT_SECS;
+        self.audited = 0.0;
         self.mean = (interval.loss - policed).max(0.0);
         Some(Verdict::Policed(trial.got_rate / (1.0 - self.mean)))
     }

@@ -239,12 +239,13 @@ impl Path {
         None
     }
 
-    /// The last two points, if both packets left in one train: how fast the bottleneck passed what lay between.
-    pub(super) fn train_rate(&self, min_bytes: f64) -> Option<f64> {
+    /// Bytes and seconds between the last two points, if both packets left in one train: how fast the bottleneck passed
+    /// what lay between.
+    pub(super) fn train(&self, min_bytes: f64) -> Option<(f64, f64)> {
         let new = self.points.back()?;
         let old = self.points.iter().rev().nth(1)?;
         let (secs, bytes) = (new.received - old.received, (new.cumulative - old.cumulative) as f64);
-        (bytes >= min_bytes && new.sent - old.sent < 0.1 * secs).then(|| bytes / secs)
+        (bytes >= min_bytes && new.sent - old.sent < 0.1 * secs).then_some((bytes, secs))
     }
 
     /// Bytes sent after the largest number that feedback covers, lost ones included.

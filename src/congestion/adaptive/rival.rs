@@ -21,11 +21,16 @@ const DIP_EVERY_RTTS: f64 = 10.0;
 const DIP: f64 = 0.5;
 /// After so long we yield again, to see whether the rival is still there or one of our kind mistook us.
 const TEST_EVERY_SECS: f64 = 12.0;
-/// A rival that was there within this time is believed in sooner.
-const AGAIN_SECS: f64 = 3.0;
-const AGAIN_RTTS: f64 = 4.0;
+/// A rival that was there within this time is believed in sooner: CUBIC takes long to come back after a loss.
+const AGAIN_SECS: f64 = 20.0;
+const AGAIN_RTTS: f64 = 5.0;
+const AGAIN_HIGH: f64 = 1.5;
+/// And so it is when we are pushed below this share of what we held.
+const PUSHED: f64 = 0.6;
 /// Loss beyond ordinary loss at which we take our estimate of the link to be too high.
 const EXCESS_LOSS: f64 = 0.2;
+/// The estimate does not fall below this share of what it was at first.
+const LEAST_SHARE: f64 = 0.2;
 /// Loss beyond ordinary loss up to which the link may prove wider than it ever was.
 const CLEAN_LOSS: f64 = 0.02;
 /// The highest rate of late is remembered for one to two of these.
@@ -44,8 +49,9 @@ struct Dip {
 pub(super) struct View {
     pub(super) now: f64,
     pub(super) rtt: f64,
-    /// Queue, the one we aim at, and jitter, seconds.
+    /// Queue, the ones we aim at (now, and at our highest rate of late), and jitter, seconds.
     pub(super) queue: f64,
+    pub(super) own_aim: f64,
     pub(super) aim: f64,
     pub(super) jitter: f64,
     /// When the packet of the newest point left.
@@ -70,9 +76,11 @@ pub(super) struct Rival {
     dip: Option<Dip>,
     next_dip: f64,
     next_cut: f64,
-    /// When a test began, and the estimate of the link before.
+    /// When we last left it, the estimate of the link then, and what we held.
     left_at: f64,
     before: f64,
+    held: f64,
+    floor: f64,
 }
 
 impl Rival {
@@ -91,6 +99,8 @@ impl Rival {
             next_cut: 0.0,
             left_at: f64::NEG_INFINITY,
             before: 0.0,
+            held: 0.0,
+            floor: 0.0,
         }
     }
 
@@ -114,7 +124,11 @@ impl Rival {
         let step = (view.now - self.last).clamp(0.0, view.rtt);
         self.last = view.now;
         if self.link.is_none() {
-            let high = view.queue > HIGH * view.aim + view.jitter;
+            let again = view.now < self.left_at + AGAIN_SECS;
+            let limit =
+                if again { (AGAIN_HIGH * view.own_aim).min(HIGH * view.aim) } else { HIGH * view.aim };
+            let pushed = again && view.pass_rate < PUSHED * self.held && view.queue > 0.7 * view.own_aim;
+            let high = view.queue > limit + view.jitter || pushed;
             self.stands = if high { self.stands + step } else { (self.stands - step).max(0.0) };
             // Or we gave nearly all away and the queue is still not short: our idea of its base is too high.
             let starved =
@@ -123,12 +137,13 @@ impl Rival {
             if self.starves > (STARVES_RTTS * view.rtt).max(2.0 * STANDS_SECS) {
                 self.stands = f64::INFINITY;
             }
-            let again = view.now < self.left_at + AGAIN_SECS;
             let enough =
                 if again { AGAIN_RTTS * view.rtt } else { (STANDS_RTTS * view.rtt).max(STANDS_SECS) };
             if self.stands > enough {
                 let before = if again { self.before } else { 0.0 };
-                self.link = Some(self.peak().max(view.pass_rate).max(before));
+                let link = self.peak().max(view.pass_rate).max(before);
+                self.link = Some(link);
+                self.floor = LEAST_SHARE * link;
                 self.since = view.now;
                 self.gone = 0.0;
                 self.dip = None;
@@ -144,7 +159,8 @@ impl Rival {
         let gone = self.gone > (GONE_RTTS * view.rtt).max(GONE_SECS);
         if gone || view.now > self.since + TEST_EVERY_SECS + 40.0 * view.rtt {
             self.before = self.link.take().unwrap_or(0.0);
-            self.left_at = if gone { f64::NEG_INFINITY } else { view.now };
+            self.left_at = view.now;
+            self.held = view.pass_rate;
             self.stands = 0.0;
             self.starves = 0.0;
         }
@@ -156,7 +172,7 @@ impl Rival {
         let Some(link) = self.link else { return 0.0 };
         let mut estimate = link;
         if view.excess_loss > EXCESS_LOSS && view.now > self.next_cut {
-            estimate *= 1.0 - view.excess_loss / 2.0;
+            estimate = (estimate * (1.0 - view.excess_loss / 2.0)).max(self.floor);
             self.next_cut = view.now + 2.0 * view.rtt;
         }
         match self.dip {

@@ -14,9 +14,9 @@ const TRAIN_PACKETS: f64 = 32.0;
 const GROWTH: f64 = 3.0;
 /// Growth per RTT towards the capacity that the trains agree on.
 const HINTED_GROWTH: f64 = 16.0;
-/// Samples of dispersion wanted, and how far their quartiles may lie apart, relative to the median.
-const HINT_SAMPLES: usize = 4;
-const HINT_SPREAD: f64 = 0.5;
+/// Samples of dispersion wanted, and packets in all.
+const HINT_SAMPLES: usize = 2;
+const HINT_PACKETS: f64 = 20.0;
 /// Share of the hint to go to before anything near it came back, and after.
 const HINT_UNPROVEN: f64 = 0.5;
 const HINT_PROVEN: f64 = 0.92;
@@ -40,8 +40,8 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Startup {
     datagram: f64,
-    /// Rates at which trains passed.
-    trains: Vec<f64>,
+    /// Bytes and seconds between two points within one train.
+    trains: Vec<(f64, f64)>,
     hint: Option<f64>,
     /// Where the ramp is: rate at a time, growing until `ceiling`.
     from: f64,
@@ -100,9 +100,9 @@ impl Startup {
         threshold: f64,
     ) -> Step {
         if self.trains.len() < 16
-            && let Some(rate) = path.train_rate(5.0 * self.datagram)
+            && let Some(train) = path.train(4.0 * self.datagram)
         {
-            self.trains.push(rate);
+            self.trains.push(train);
         }
         let queue = path.queue((rtt / 16.0).max(0.002)).unwrap_or(0.0);
         let recent = path.interval((rtt / 16.0).max(0.004), 16.0 * self.datagram);
@@ -135,18 +135,17 @@ impl Startup {
         if self.hint.is_some() || self.trains.len() < HINT_SAMPLES {
             return;
         }
-        let mut sorted = self.trains.clone();
-        sorted.sort_by(f64::total_cmp);
-        let n = sorted.len();
-        let (low, median, high) = (sorted[n / 4], sorted[n / 2], sorted[n - 1 - n / 4]);
-        if high - low > HINT_SPREAD * median {
+        let (bytes, secs) =
+            self.trains.iter().fold((0.0, 0.0), |sum, train| (sum.0 + train.0, sum.1 + train.1));
+        let rate: f64 = bytes / secs;
+        let mut rates = self.trains.iter().map(|train| train.0 / train.1);
+        if bytes < HINT_PACKETS * self.datagram || !rates.all(|one| (0.5..2.2).contains(&(one / rate))) {
             return;
         }
-        let hint = low.max(0.8 * median);
-        self.hint = Some(hint);
+        self.hint = Some(rate);
         self.from = (INITIAL_PACKETS * self.datagram / rtt).max(arrived);
         self.at = now;
-        self.ceiling = hint * HINT_UNPROVEN;
+        self.ceiling = rate * HINT_UNPROVEN;
     }
 
     /// A path without a queue (a policer) that lets no more through however much is sent.
