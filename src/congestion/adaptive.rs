@@ -8,7 +8,7 @@ mod rival;
 mod startup;
 
 use super::{Controller, FeedbackSample, PacketInfo};
-use loss::{LossModel, Verdict};
+use loss::{Look, LossModel, Verdict};
 use path::{Interval, Path, Point};
 use rival::{Rival, View};
 use startup::{Startup, Step};
@@ -37,6 +37,9 @@ const FIRST_BOOST: f64 = 0.015;
 const POLICED_SECS: f64 = 2.0;
 /// The base delay is looked for again (by draining) when the queue was not seen empty for so long.
 const DRAIN_EVERY: f64 = 5.0;
+
+/// Beside twice the flight: feedback comes at least every few milliseconds on a short path.
+const FEEDBACK_SLACK: f64 = 0.01;
 
 #[derive(Debug)]
 enum Mode {
@@ -264,10 +267,15 @@ impl Adaptive {
         }
         let Some(interval) = self.path.interval(self.rtt.max(0.01), 100.0 * self.datagram) else { return };
         let target = self.queue_target();
-        let short = interval.max_queue < 1.5 * target + 2.0 * self.path.jitter;
-        let quiet = interval.max_queue < 0.5 * target + 2.0 * self.path.jitter;
-        let quiet_rtts = (now - self.queue_seen) / self.rtt;
-        if let Some(cut) = self.loss.watch(now, &interval, self.capacity, quiet, quiet_rtts, short) {
+        let jitter = self.path.jitter;
+        let look = Look {
+            rtt: self.rtt,
+            quiet: interval.max_queue < 0.5 * target + 2.0 * jitter,
+            quiet_rtts: (now - self.queue_seen) / self.rtt,
+            short: interval.max_queue < 1.5 * target + 2.0 * jitter,
+            growing: self.boost > 0.0,
+        };
+        if let Some(cut) = self.loss.watch(now, &interval, self.capacity, &look) {
             self.capacity = cut;
             self.boost = 0.0;
         }
@@ -349,7 +357,7 @@ impl Controller for Adaptive {
         if self.initial() {
             return (startup::INITIAL_PACKETS * self.datagram) as u64;
         }
-        let flight = 2.0 * self.pace.max(self.capacity) * (self.rtt + 0.05);
+        let flight = 2.0 * self.pace.max(self.capacity) * (self.rtt + FEEDBACK_SLACK);
         flight.max(startup::INITIAL_PACKETS * self.datagram) as u64
     }
 

@@ -43,6 +43,10 @@ pub(super) struct Link {
     pub(super) outage: Option<(f64, f64)>,
     /// Token bucket before the queue: bits per second and bucket bytes; what exceeds it is dropped.
     pub(super) policer: Option<(f64, f64)>,
+    /// How late the receiver stamps and the sender wakes, uniform from 0, seconds.
+    pub(super) noise: f64,
+    /// Share of arrivals after which the receiver does not run for up to this many seconds.
+    pub(super) stalls: (f64, f64),
 }
 
 impl Link {
@@ -58,6 +62,8 @@ impl Link {
             steps: vec![],
             outage: None,
             policer: None,
+            noise: 100e-6,
+            stalls: (0.0, 0.0),
         }
     }
     pub(super) fn loss(mut self, loss: f64) -> Self {
@@ -97,6 +103,7 @@ struct Flow {
     // receiver
     largest: Option<(u64, f64)>,
     unreported: u32,
+    stalled_until: f64,
     last_feedback: f64,
     feedback_due: bool,
     received_at_read: u64,
@@ -203,6 +210,7 @@ impl Sim {
                 read: 0,
                 largest: None,
                 unreported: 0,
+                stalled_until: 0.0,
                 last_feedback: -1.0,
                 feedback_due: false,
                 received_at_read: 0,
@@ -280,7 +288,10 @@ impl Sim {
                 self.trace_tick();
                 self.next_tick += TICK;
             }
-            if t > until || self.flows[0].log.len() as u64 >= packets {
+            if t > until
+                || self.report.offered_packets > 20_000_000
+                || self.flows[0].log.len() as u64 >= packets
+            {
                 break;
             }
             match event {
@@ -369,7 +380,7 @@ impl Sim {
         if flow.in_flight < flow.controller.window_bytes() {
             let next = flow.pacer.next_release(now).duration_since(self.epoch).as_secs_f64();
             // Timers fire late, a little.
-            let late = 100e-6 * self.rng.unit();
+            let late = self.link.noise * self.rng.unit();
             self.wake(i, next.max(self.now) + late + 1e-9);
         }
         for k in 0..u64::from(count) {
@@ -437,8 +448,14 @@ impl Sim {
     fn arrive(&mut self, i: usize, number: u64) {
         let rtt = self.link.rtt;
         // A receiver reads a little late.
-        let stamp = self.now + 50e-6 * self.rng.unit();
+        let mut stamp = self.now + 0.5 * self.link.noise * self.rng.unit();
         let flow = &mut self.flows[i];
+        if self.link.stalls.0 > 0.0 {
+            if stamp > flow.stalled_until && self.rng.unit() < self.link.stalls.0 {
+                flow.stalled_until = stamp + self.link.stalls.1 * self.rng.unit();
+            }
+            stamp = stamp.max(flow.stalled_until);
+        }
         flow.log.push(number);
         if flow.largest.is_none_or(|(largest, _)| number > largest) {
             flow.largest = Some((number, stamp));
@@ -467,7 +484,7 @@ impl Sim {
             return;
         }
         let arrives = self.now + self.link.rtt / 2.0 + self.link.jitter * self.rng.unit();
-        self.at(arrives, Event::Feedback(i, len, largest, at));
+        self.at(arrives.max(at + self.link.rtt / 2.0), Event::Feedback(i, len, largest, at));
     }
 
     fn on_feedback(&mut self, i: usize, len: usize, largest: u64, at: f64) {

@@ -107,6 +107,89 @@ fn table() {
     show("policer, big bucket", &transfer(Link { policer: Some((50e6, 3e6)), ..base() }, 100.0, 1));
 }
 
+/// Worst of several seeds.
+fn worst(link: &Link, megabytes: f64, seeds: u64) -> (f64, f64, f64, f64) {
+    (1..=seeds).map(|seed| transfer(link.clone(), megabytes, seed)).fold(
+        (9.0, 0.0, 0.0, 0.0),
+        |worst, cell| {
+            (
+                f64::min(worst.0, cell.share),
+                f64::max(worst.1, cell.offered),
+                f64::max(worst.2, cell.queue_ms),
+                f64::max(worst.3, cell.ramp_rtts),
+            )
+        },
+    )
+}
+
+#[test]
+#[ignore = "a table for tuning"]
+fn sweep() {
+    for (noise, stalls) in [(100e-6, (0.0, 0.0)), (1e-3, (0.0, 0.0)), (300e-6, (0.002, 0.006))] {
+        let print = |name: &str, link: Link, megabytes: f64| {
+            let (share, offered, queue, ramp) = worst(&Link { noise, stalls, ..link }, megabytes, 6);
+            println!(
+                "worst {name:22} noise {noise} {stalls:?}: share {share:.3} offered {offered:.3} queue {queue:.1} ramp {ramp:.1}"
+            );
+        };
+        for rtt in [20.0, 100.0, 300.0] {
+            for loss in [0.0, 0.05, 0.1, 0.2, 0.3] {
+                print(&format!("200 {rtt} {loss}"), Link::new(200.0, rtt).loss(loss), 150.0);
+            }
+        }
+        let base = || Link::new(200.0, 50.0);
+        print("10 600 5 %", Link::new(10.0, 600.0).loss(0.05), 12.0);
+        print("7 50", Link::new(7.0, 50.0), 12.0);
+        print("500 50 1 %", Link::new(500.0, 50.0).loss(0.01), 300.0);
+        print("400 10", Link::new(400.0, 10.0), 200.0);
+        print("burst", Link { burst: 8.0, ..base().loss(0.1) }, 100.0);
+        print("jitter", Link { jitter: 0.01, ..base() }, 100.0);
+        print("queue 5", Link { queue: 0.005, ..base() }, 100.0);
+        print("queue 5, 10 %", Link { queue: 0.005, ..base().loss(0.1) }, 100.0);
+        print("feedback 30 %", Link { feedback_loss: 0.3, ..base() }, 100.0);
+    }
+}
+
+#[test]
+#[ignore = "a table for tuning"]
+fn odd() {
+    let seconds = |name: &str, link: Link, secs: f64| {
+        let report = Sim::new(link, vec![adaptive(0.0)], 3).run(secs, u64::MAX);
+        println!(
+            "odd share {name}: first half {:.1} second half {:.1} Mbit/s queue {:.2} max {:.1} ms drops {} of {}",
+            report.rate(0, 0.0, secs / 2.0),
+            report.rate(0, secs / 2.0, secs),
+            report.mean_queue * 1e3,
+            report.max_queue * 1e3,
+            report.queue_drops,
+            report.offered_packets
+        );
+    };
+    seconds("loopback 8 Gbit 0.1 ms", Link { queue: 0.002, ..Link::new(8000.0, 0.1) }, 0.6);
+    seconds("loopback 8 Gbit 0.1 ms, 0.2 ms queue", Link { queue: 0.0002, ..Link::new(8000.0, 0.1) }, 0.6);
+    seconds(
+        "loopback, stalls",
+        Link { queue: 0.002, stalls: (0.0005, 0.003), ..Link::new(8000.0, 0.1) },
+        0.6,
+    );
+    seconds("LAN 1 Gbit 1 ms", Link { queue: 0.005, ..Link::new(1000.0, 1.0) }, 2.0);
+    seconds("LAN 1 Gbit 0.3 ms", Link { queue: 0.001, ..Link::new(1000.0, 0.3) }, 2.0);
+    seconds("1 Mbit 50 ms", Link::new(1.0, 50.0), 20.0);
+    seconds("0.2 Mbit 200 ms", Link::new(0.2, 200.0), 40.0);
+    seconds("2 Mbit 600 ms 20 %", Link::new(2.0, 600.0).loss(0.2), 40.0);
+    seconds("step to a tenth", Link { steps: vec![(5.0, 20e6)], ..Link::new(200.0, 50.0) }, 10.0);
+    seconds("step up tenfold", Link { steps: vec![(5.0, 500e6)], ..Link::new(50.0, 50.0) }, 10.0);
+    seconds("bloated 2 s queue", Link { queue: 2.0, ..Link::new(20.0, 40.0) }, 20.0);
+    seconds(
+        "policer 50, 5 % loss",
+        Link { policer: Some((50e6, 1e5)), ..Link::new(1000.0, 40.0).loss(0.05) },
+        20.0,
+    );
+    seconds("jitter 30 ms", Link { jitter: 0.03, ..Link::new(100.0, 40.0) }, 20.0);
+    seconds("jitter 10 ms, 10 %", Link { jitter: 0.01, ..Link::new(200.0, 50.0).loss(0.1) }, 10.0);
+    seconds("1 Gbit 1 s 5 %", Link::new(1000.0, 1000.0).loss(0.05), 40.0);
+}
+
 #[test]
 #[ignore = "one run in full, for tuning"]
 fn trace() {

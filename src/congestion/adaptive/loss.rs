@@ -11,6 +11,9 @@ const DEVIATIONS: f64 = 2.5;
 /// The same, and a share of packets, at which loss without a queue is suspected to be of our making.
 const SUSPECT_DEVIATIONS: f64 = 4.0;
 const SUSPECT_SHARE: f64 = 0.02;
+/// No more than this is ever taken for ordinary: whatever else goes wrong, what is sent stays in proportion to what
+/// arrives.
+const MOST_LOSS: f64 = 0.6;
 /// Loss that is assumed to be possible where none was seen yet.
 const LEAST: f64 = 0.002;
 
@@ -24,10 +27,14 @@ const DOUBT_RTTS: f64 = 20.0;
 const DOUBT_AFTER_RTTS: f64 = 4.0;
 /// Packets an experiment wants to see.
 const TRIAL_PACKETS: f64 = 200.0;
+/// RTTs, beside a second, after which an experiment is given up.
+const TRIAL_RTTS: f64 = 8.0;
 
 /// Loss above this is audited now and then even with a normal queue: a flow whose idea of the base delay is too high
-/// would take for ordinary what it drops itself. The first time after so many seconds, then ever more rarely.
+/// would take for ordinary what it drops itself. The first time after so many RTTs or seconds, then ever more rarely.
 const AUDIT_LOSS: f64 = 0.03;
+const AUDIT_RTTS: f64 = 30.0;
+const AUDIT_LEAST_SECS: f64 = 0.2;
 const AUDIT_SECS: f64 = 3.0;
 const AUDIT_MOST_SECS: f64 = 60.0;
 
@@ -41,6 +48,19 @@ pub(super) enum Verdict {
     Policed(f64),
     /// The loss stayed: the capacity was as it was.
     Ordinary(f64),
+}
+
+/// What cruise sees beside the interval.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) rtt: f64,
+    /// No queue proves that the link is full.
+    pub(super) quiet: bool,
+    pub(super) quiet_rtts: f64,
+    /// The queue is not longer than we want it.
+    pub(super) short: bool,
+    /// We send more than we know to pass.
+    pub(super) growing: bool,
 }
 
 /// An experiment: the rate is cut; loss of our making goes with it, ordinary loss stays.
@@ -98,7 +118,7 @@ impl LossModel {
 
     /// The bottleneck's rate by this interval: what passed, unless more was lost than ordinary loss explains.
     pub(super) fn capacity(&self, interval: &Interval) -> f64 {
-        let share = (self.mean + DEVIATIONS * self.deviation(interval)).min(0.9);
+        let share = (self.mean + DEVIATIONS * self.deviation(interval)).min(MOST_LOSS);
         interval.pass_rate.min(interval.got_rate / (1.0 - share))
     }
 
@@ -130,30 +150,23 @@ impl LossModel {
         self.trial.map(|trial| trial.since)
     }
 
-    /// In cruise: learns, or begins an experiment and returns the capacity to go down to. `quiet`: no queue proves that
-    /// the link is full.
-    pub(super) fn watch(
-        &mut self,
-        now: f64,
-        interval: &Interval,
-        capacity: f64,
-        quiet: bool,
-        quiet_rtts: f64,
-        short: bool,
-    ) -> Option<f64> {
+    /// In cruise: learns, or begins an experiment and returns the capacity to go down to.
+    pub(super) fn watch(&mut self, now: f64, interval: &Interval, capacity: f64, look: &Look) -> Option<f64> {
         if now < self.next_at || self.trial.is_some() {
             return None;
         }
         let limit = self.mean + (SUSPECT_DEVIATIONS * self.deviation(interval)).max(SUSPECT_SHARE);
         let rose = interval.loss > limit;
-        let doubtful = interval.loss > TRIAL_LOSS && now > self.doubt_at && quiet_rtts > DOUBT_AFTER_RTTS;
+        let doubtful =
+            interval.loss > TRIAL_LOSS && now > self.doubt_at && look.quiet_rtts > DOUBT_AFTER_RTTS;
         if self.audit_at.is_infinite() && self.mean > AUDIT_LOSS {
+            self.audit_pause = (AUDIT_RTTS * look.rtt).clamp(AUDIT_LEAST_SECS, AUDIT_SECS);
             self.audit_at = now + self.audit_pause;
         }
-        let audit = short
+        let audit = look.short
             && self.mean > AUDIT_LOSS
             && (now > self.audit_at || self.mean > 1.5 * self.audited + AUDIT_LOSS);
-        if (quiet && (rose || doubtful)) || audit {
+        if (look.quiet && (rose || doubtful)) || audit {
             self.next_at = now + interval.span;
             self.trial =
                 Some(Trial { capacity, loss: interval.loss, got_rate: interval.got_rate, since: now });
@@ -161,7 +174,8 @@ impl LossModel {
             return Some(fit.clamp(capacity * TRIAL_CUT.0, capacity * TRIAL_CUT.1));
         }
         if !rose {
-            self.learn(now, interval, short);
+            // While the rate grows, loss that grows with it may be of our making.
+            self.learn(now, interval, look.short && !look.growing);
         }
         None
     }
@@ -169,6 +183,10 @@ impl LossModel {
     /// Ends the experiment, if the interval (of packets sent since it began) says enough.
     pub(super) fn judge(&mut self, now: f64, rtt: f64, interval: &Interval) -> Option<Verdict> {
         let trial = self.trial?;
+        if now > trial.since + TRIAL_RTTS * rtt + 1.0 {
+            self.trial = None; // Too little was sent to tell.
+            return Some(Verdict::Ordinary(trial.capacity));
+        }
         if interval.bytes < TRIAL_PACKETS * self.datagram || interval.span < rtt / 2.0 {
             return None;
         }
@@ -184,8 +202,8 @@ impl LossModel {
             self.audit_pause = (2.0 * self.audit_pause).min(AUDIT_MOST_SECS);
             return Some(Verdict::Ordinary(trial.capacity));
         }
-        self.audit_pause = AUDIT_SECS;
-        self.audit_at = now + AUDIT_SECS;
+        self.audit_pause = (AUDIT_RTTS * rtt).clamp(AUDIT_LEAST_SECS, AUDIT_SECS);
+        self.audit_at = now + self.audit_pause;
         self.audited = 0.0;
         self.mean = (interval.loss - policed).max(0.0);
         Some(Verdict::Policed(trial.got_rate / (1.0 - self.mean)))

@@ -27,6 +27,9 @@ const LOSS_STEP: f64 = 0.1;
 /// Growth of what arrives, while what is sent doubles, that is none.
 const PLATEAU: f64 = 1.3;
 
+/// A round is at least this long: about the spacing of feedback on the shortest paths, several times.
+const ROUND_SECS: f64 = 0.004;
+
 /// What to do next.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -50,6 +53,7 @@ pub(super) struct Startup {
     started: bool,
     /// An interval of about one RTT ago, and when it was taken.
     mark: Option<(f64, Interval)>,
+    step_at: f64,
 }
 
 impl Startup {
@@ -63,6 +67,7 @@ impl Startup {
             ceiling: 0.0,
             started: false,
             mark: None,
+            step_at: 0.0,
         }
     }
 
@@ -86,7 +91,7 @@ impl Startup {
         if self.hint.is_none() {
             return 0.0;
         }
-        let rounds = ((now - self.at) / rtt).clamp(0.0, 1.5);
+        let rounds = ((now - self.at) / rtt.max(ROUND_SECS)).clamp(0.0, 4.0);
         (self.from * HINTED_GROWTH.powf(rounds)).min(self.ceiling)
     }
 
@@ -117,13 +122,22 @@ impl Startup {
         self.started = true;
         let flight = INITIAL_PACKETS * self.datagram;
         // The trains of the initial flight count as one flight per RTT.
-        let arrived = if point.cumulative as f64 <= flight { flight / rtt } else { point.pace };
+        let round = rtt.max(ROUND_SECS);
+        let mut arrived = if point.cumulative as f64 <= flight { flight / round } else { point.pace };
+        if rtt < ROUND_SECS {
+            // Feedback is as slow as a round here: no more than one step in each.
+            if now < self.step_at {
+                arrived /= GROWTH;
+            } else {
+                self.step_at = now + ROUND_SECS;
+            }
+        }
         self.trust_trains(now, arrived, rtt);
         let pace = match self.hint {
             // Near the hint the steps are small: it may be a little high.
             Some(hint) if arrived > 0.4 * hint => {
                 self.ceiling = self.ceiling.max(hint * HINT_PROVEN);
-                if arrived > 0.8 * hint { arrived * BEYOND } else { 0.0 }
+                if arrived > 0.75 * hint { arrived * BEYOND } else { (arrived * GROWTH).min(self.ceiling) }
             }
             Some(hint) => (arrived * GROWTH).min(hint * HINT_UNPROVEN),
             None => arrived * GROWTH,
@@ -143,14 +157,14 @@ impl Startup {
             return;
         }
         self.hint = Some(rate);
-        self.from = (INITIAL_PACKETS * self.datagram / rtt).max(arrived);
+        self.from = (INITIAL_PACKETS * self.datagram / rtt.max(ROUND_SECS)).max(arrived);
         self.at = now;
         self.ceiling = rate * HINT_UNPROVEN;
     }
 
     /// A path without a queue (a policer) that lets no more through however much is sent.
     fn plateau(&mut self, now: f64, path: &Path, rtt: f64) -> Option<f64> {
-        let interval = path.interval((rtt / 4.0).max(0.01), 60.0 * self.datagram)?;
+        let interval = path.interval((rtt / 4.0).max(0.002), 60.0 * self.datagram)?;
         let Some((at, mark)) = self.mark else {
             self.mark = Some((now, interval));
             return None;
@@ -161,7 +175,7 @@ impl Startup {
         {
             return Some(interval.got_rate / (1.0 - mark.loss));
         }
-        if now > at + 0.75 * rtt {
+        if now > at + 0.75 * rtt.max(ROUND_SECS) {
             self.mark = Some((now, interval));
         }
         None
