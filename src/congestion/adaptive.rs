@@ -133,7 +133,8 @@ impl Adaptive {
         };
         let threshold = self.queue_target() + 2.0 * self.path.jitter;
         if let Some(interval) = self.path.interval(self.rtt / 4.0, 60.0 * self.datagram) {
-            self.loss.learn(now, &interval, interval.max_queue < threshold / 2.0 && interval.loss < 0.4);
+            let ordinary = interval.max_queue < threshold / 2.0 && self.loss.believes(&interval);
+            self.loss.learn(now, &interval, ordinary);
         }
         let first = !startup.started();
         match startup.on_point(now, point, &self.path, &self.loss, self.rtt, threshold) {

@@ -128,6 +128,11 @@ impl LossModel {
         self.trial = None;
     }
 
+    /// Whether this loss may be ordinary by what was seen before, while the rate grows fast.
+    pub(super) fn believes(&self, interval: &Interval) -> bool {
+        self.intervals < 3 || interval.loss < self.mean + SUSPECT_DEVIATIONS * self.deviation(interval)
+    }
+
     /// Learns from an interval without a queue, or with less loss than was thought ordinary.
     pub(super) fn learn(&mut self, now: f64, interval: &Interval, short: bool) {
         if now < self.next_at || !(short || interval.loss < self.mean) {

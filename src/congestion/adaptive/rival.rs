@@ -9,7 +9,8 @@ const STANDS_RTTS: f64 = 10.0;
 const STANDS_SECS: f64 = 0.4;
 /// Below this share of the highest rate of late for so many RTTs, with a queue, counts as well.
 const STARVED: f64 = 0.12;
-const STARVES_RTTS: f64 = 30.0;
+const STARVES_RTTS: f64 = 50.0;
+const STARVES_SECS: f64 = 2.0;
 /// Short for so long: the rival is gone. BBR empties the queue for 0.2 s every 10 s.
 const GONE_RTTS: f64 = 10.0;
 const GONE_SECS: f64 = 0.5;
@@ -134,7 +135,7 @@ impl Rival {
             let starved =
                 view.pass_rate < STARVED * self.peak() && view.queue > 1.25 * view.aim + view.jitter;
             self.starves = if starved { self.starves + step } else { (self.starves - step).max(0.0) };
-            if self.starves > (STARVES_RTTS * view.rtt).max(2.0 * STANDS_SECS) {
+            if self.starves > (STARVES_RTTS * view.rtt).max(STARVES_SECS) {
                 self.stands = f64::INFINITY;
             }
             let enough =

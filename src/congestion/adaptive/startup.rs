@@ -24,7 +24,8 @@ const HINT_PROVEN: f64 = 0.92;
 const BEYOND: f64 = 1.3;
 /// Loss from which a path without a queue may be one that is full.
 const LOSS_STEP: f64 = 0.1;
-/// Growth of what arrives, while what is sent doubles, that is none.
+/// Growth of what is sent over which what arrives is compared, and growth of that which is none.
+const PLATEAU_STEP: f64 = 1.8;
 const PLATEAU: f64 = 1.3;
 
 /// A round is at least this long: about the spacing of feedback on the shortest paths, several times.
@@ -51,8 +52,8 @@ pub(super) struct Startup {
     at: f64,
     ceiling: f64,
     started: bool,
-    /// An interval of about one RTT ago, and when it was taken.
-    mark: Option<(f64, Interval)>,
+    /// The interval to compare with, until twice its rate is sent.
+    mark: Option<Interval>,
     step_at: f64,
 }
 
@@ -116,7 +117,7 @@ impl Startup {
         {
             return Step::Done(loss.capacity(&interval));
         }
-        if let Some(capacity) = self.plateau(now, path, rtt) {
+        if let Some(capacity) = self.plateau(path, rtt) {
             return Step::Done(capacity);
         }
         self.started = true;
@@ -163,21 +164,19 @@ impl Startup {
     }
 
     /// A path without a queue (a policer) that lets no more through however much is sent.
-    fn plateau(&mut self, now: f64, path: &Path, rtt: f64) -> Option<f64> {
+    fn plateau(&mut self, path: &Path, rtt: f64) -> Option<f64> {
         let interval = path.interval((rtt / 4.0).max(0.002), 60.0 * self.datagram)?;
-        let Some((at, mark)) = self.mark else {
-            self.mark = Some((now, interval));
+        let Some(mark) = self.mark else {
+            self.mark = Some(interval);
             return None;
         };
-        if interval.loss > LOSS_STEP
-            && interval.sent_rate > 1.8 * mark.sent_rate
-            && interval.got_rate < PLATEAU * mark.got_rate
-        {
-            return Some(interval.got_rate / (1.0 - mark.loss));
+        if interval.sent_rate < PLATEAU_STEP * mark.sent_rate {
+            return None;
         }
-        if now > at + 0.75 * rtt.max(ROUND_SECS) {
-            self.mark = Some((now, interval));
+        if interval.loss > LOSS_STEP && interval.got_rate < PLATEAU * mark.got_rate {
+            return Some(interval.got_rate / (1.0 - mark.loss.min(0.5)));
         }
+        self.mark = Some(interval);
         None
     }
 }
