@@ -33,8 +33,9 @@ const SAMPLE_PACKETS: f64 = 16.0;
 /// Largest excess over the capacity that is believed, per RTT, while no queue shows.
 const MAX_BOOST: f64 = 0.5;
 const FIRST_BOOST: f64 = 0.015;
-/// Rest after a policer was found, beside eight RTTs, before more is tried.
-const POLICED_SECS: f64 = 2.0;
+/// Rest after a policer was found, beside four RTTs, before more is tried; it doubles when one is found again.
+const POLICED_SECS: (f64, f64) = (0.5, 4.0);
+const POLICED_AGAIN_SECS: f64 = 5.0;
 /// The base delay is looked for again (by draining) when the queue was not seen empty for so long.
 const DRAIN_EVERY: f64 = 5.0;
 
@@ -75,6 +76,7 @@ pub struct Adaptive {
     silent: u32,
     resume_until: f64,
     policed_until: f64,
+    policed_pause: f64,
     app_limited: bool,
 }
 
@@ -104,6 +106,7 @@ impl Adaptive {
             silent: 0,
             resume_until: 0.0,
             policed_until: 0.0,
+            policed_pause: POLICED_SECS.0,
             app_limited: false,
         }
     }
@@ -180,7 +183,7 @@ impl Adaptive {
         let draining = self.draining(now);
         let wanted = if draining { -0.001 } else { target };
         // What lies in the queue when what was sent since will have reached it.
-        let waited = (now - self.last_point_sent()).max(0.0);
+        let waited = (now - self.last_point).max(0.0);
         let coming = self.path.outstanding() / self.capacity - waited;
         self.expected = (self.queue + coming).max(0.0);
         let predicted = self.expected + self.surprise;
@@ -231,10 +234,6 @@ impl Adaptive {
         matches!(&self.mode, Mode::Startup(startup) if !startup.started())
     }
 
-    fn last_point_sent(&self) -> f64 {
-        self.last_point
-    }
-
     /// While the queue never empties, the rate that the bottleneck passes us is its rate; else it is a lower bound.
     fn learn_capacity(&mut self, now: f64, interval: &Interval) {
         let last = std::mem::replace(&mut self.learned_at, now);
@@ -244,7 +243,8 @@ impl Adaptive {
             let step = ((now - last) / self.rtt).clamp(0.0, 1.0);
             self.capacity += (sample - self.capacity) * (1.0 - (-1.5 * step).exp());
             self.queue_seen = now;
-        } else if self.loss.trial_since().is_none()
+        } else if now >= self.policed_until
+            && self.loss.trial_since().is_none()
             && sample > self.capacity
             && interval.span >= self.min_rtt / 2.0
         {
@@ -260,7 +260,11 @@ impl Adaptive {
                 Some(Verdict::Ordinary(capacity)) => self.capacity = self.capacity.max(capacity),
                 Some(Verdict::Policed(capacity)) => {
                     self.capacity = capacity;
-                    self.policed_until = now + POLICED_SECS + 8.0 * self.rtt;
+                    // One that is found again soon is real.
+                    let again = now < self.policed_until + POLICED_AGAIN_SECS;
+                    self.policed_pause =
+                        if again { (2.0 * self.policed_pause).min(POLICED_SECS.1) } else { POLICED_SECS.0 };
+                    self.policed_until = now + self.policed_pause + 4.0 * self.rtt;
                 }
             }
             self.boost_from = self.boost_from.max(now + self.rtt);

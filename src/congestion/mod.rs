@@ -11,6 +11,8 @@ pub mod mtud;
 pub mod pacer;
 
 #[cfg(test)]
+mod bbr;
+#[cfg(test)]
 mod bench;
 #[cfg(test)]
 mod tests;

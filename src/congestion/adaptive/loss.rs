@@ -26,7 +26,11 @@ const DOUBT_RTTS: f64 = 20.0;
 /// RTTs without a sign of a queue after which even steady loss is put to the test.
 const DOUBT_AFTER_RTTS: f64 = 4.0;
 /// Packets an experiment wants to see.
-const TRIAL_PACKETS: f64 = 200.0;
+const TRIAL_PACKETS: f64 = 400.0;
+/// Standard deviations by which the loss must fall to have been of our making.
+const SURE_DEVIATIONS: f64 = 3.5;
+/// Unevenness of loss that is assumed for this, relative to independent loss: bursts, though none were seen yet.
+const SURE_SPREAD: f64 = 4.0;
 /// RTTs, beside a second, after which an experiment is given up.
 const TRIAL_RTTS: f64 = 8.0;
 
@@ -111,9 +115,14 @@ impl LossModel {
     }
 
     fn deviation(&self, interval: &Interval) -> f64 {
+        self.deviation_of(1.0, interval)
+    }
+
+    /// Of an interval's loss, if losses come at least `spread` times as uneven as independent ones.
+    fn deviation_of(&self, spread: f64, interval: &Interval) -> f64 {
         let mean = self.mean.max(LEAST);
         let packets = (interval.bytes / self.datagram).max(1.0);
-        (self.variance.max(mean * (1.0 - mean)) / packets).sqrt() + interval.blur
+        (self.variance.max(spread * mean * (1.0 - mean)) / packets).sqrt() + interval.blur
     }
 
     /// The bottleneck's rate by this interval: what passed, unless more was lost than ordinary loss explains.
@@ -199,7 +208,7 @@ impl LossModel {
         self.next_at = now + rtt;
         self.doubt_at = now + DOUBT_RTTS * rtt + 1.0;
         let policed = (1.0 - trial.got_rate / interval.sent_rate).max(0.0);
-        let sure = trial.loss - interval.loss > DEVIATIONS * self.deviation(interval);
+        let sure = trial.loss - interval.loss > SURE_DEVIATIONS * self.deviation_of(SURE_SPREAD, interval);
         if !sure || interval.loss > (trial.loss + policed) / 2.0 {
             self.mean = interval.loss;
             self.audited = interval.loss;
