@@ -257,7 +257,10 @@ impl Adaptive {
             let Some(interval) = self.path.interval_since(since) else { return };
             match self.loss.judge(now, self.rtt, &interval) {
                 None => {}
-                Some(Verdict::Ordinary(capacity)) => self.capacity = self.capacity.max(capacity),
+                Some(Verdict::Ordinary(capacity)) => {
+                    self.capacity = self.capacity.max(capacity);
+                    self.policed_until = self.policed_until.min(now);
+                }
                 Some(Verdict::Policed(capacity)) => {
                     self.capacity = capacity;
                     // One that is found again soon is real.

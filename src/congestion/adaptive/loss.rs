@@ -14,6 +14,9 @@ const SUSPECT_SHARE: f64 = 0.02;
 /// No more than this is ever taken for ordinary: whatever else goes wrong, what is sent stays in proportion to what
 /// arrives.
 const MOST_LOSS: f64 = 0.6;
+/// The same while the rate grows fast and the spread is not known yet: bursts of a mean of 8 packets have four times the
+/// deviation of independent loss.
+const BELIEVED_DEVIATIONS: f64 = 10.0;
 /// Loss that is assumed to be possible where none was seen yet.
 const LEAST: f64 = 0.002;
 
@@ -29,8 +32,8 @@ const DOUBT_AFTER_RTTS: f64 = 4.0;
 const TRIAL_PACKETS: f64 = 400.0;
 /// Standard deviations by which the loss must fall to have been of our making.
 const SURE_DEVIATIONS: f64 = 3.5;
-/// Unevenness of loss that is assumed for this, relative to independent loss: bursts, though none were seen yet.
-const SURE_SPREAD: f64 = 4.0;
+/// An experiment that does not tell goes on up to so many times its packets, or RTTs.
+const LONG_TRIAL: f64 = 4.0;
 /// RTTs, beside a second, after which an experiment is given up.
 const TRIAL_RTTS: f64 = 8.0;
 
@@ -75,6 +78,8 @@ struct Trial {
     got_rate: f64,
     /// Sender's seconds.
     since: f64,
+    /// It began because the loss rose.
+    rose: bool,
 }
 
 /// Ordinary loss is learned while the queue is short, since what a full queue drops does not count as ordinary.
@@ -88,6 +93,7 @@ pub(super) struct LossModel {
     next_at: f64,
     trial: Option<Trial>,
     doubt_at: f64,
+    doubted_at: f64,
     audit_at: f64,
     audit_pause: f64,
     audited: f64,
@@ -103,6 +109,7 @@ impl LossModel {
             next_at: 0.0,
             trial: None,
             doubt_at: 0.0,
+            doubted_at: f64::NEG_INFINITY,
             audit_at: f64::INFINITY,
             audit_pause: AUDIT_SECS,
             audited: 1.0,
@@ -115,14 +122,9 @@ impl LossModel {
     }
 
     fn deviation(&self, interval: &Interval) -> f64 {
-        self.deviation_of(1.0, interval)
-    }
-
-    /// Of an interval's loss, if losses come at least `spread` times as uneven as independent ones.
-    fn deviation_of(&self, spread: f64, interval: &Interval) -> f64 {
         let mean = self.mean.max(LEAST);
         let packets = (interval.bytes / self.datagram).max(1.0);
-        (self.variance.max(spread * mean * (1.0 - mean)) / packets).sqrt() + interval.blur
+        (self.variance.max(mean * (1.0 - mean)) / packets).sqrt() + interval.blur
     }
 
     /// The bottleneck's rate by this interval: what passed, unless more was lost than ordinary loss explains.
@@ -139,7 +141,7 @@ impl LossModel {
 
     /// Whether this loss may be ordinary by what was seen before, while the rate grows fast.
     pub(super) fn believes(&self, interval: &Interval) -> bool {
-        self.intervals < 3 || interval.loss < self.mean + SUSPECT_DEVIATIONS * self.deviation(interval)
+        self.intervals < 3 || interval.loss < self.mean + BELIEVED_DEVIATIONS * self.deviation(interval)
     }
 
     /// Learns from an interval without a queue, or with less loss than was thought ordinary.
@@ -182,8 +184,13 @@ impl LossModel {
             && (now > self.audit_at || self.mean > 1.5 * self.audited + AUDIT_LOSS);
         if (look.quiet && (rose || doubtful)) || audit {
             self.next_at = now + interval.span;
-            self.trial =
-                Some(Trial { capacity, loss: interval.loss, got_rate: interval.got_rate, since: now });
+            self.trial = Some(Trial {
+                capacity,
+                loss: if rose { interval.loss } else { self.mean },
+                got_rate: interval.got_rate,
+                since: now,
+                rose,
+            });
             let fit = interval.got_rate / (1.0 - self.mean);
             return Some(fit.clamp(capacity * TRIAL_CUT.0, capacity * TRIAL_CUT.1));
         }
@@ -204,18 +211,30 @@ impl LossModel {
         if interval.bytes < TRIAL_PACKETS * self.datagram || interval.span < rtt / 2.0 {
             return None;
         }
+        let policed = (1.0 - trial.got_rate / interval.sent_rate).max(0.0);
+        let stayed = interval.loss > (trial.loss + policed) / 2.0;
+        let sure = trial.loss - interval.loss > SURE_DEVIATIONS * self.deviation(interval);
+        let long =
+            interval.bytes > LONG_TRIAL * TRIAL_PACKETS * self.datagram || interval.span > LONG_TRIAL * rtt;
+        if !stayed && !sure && !long {
+            return None;
+        }
         self.trial = None;
         self.next_at = now + rtt;
         self.doubt_at = now + DOUBT_RTTS * rtt + 1.0;
-        let policed = (1.0 - trial.got_rate / interval.sent_rate).max(0.0);
-        let sure = trial.loss - interval.loss > SURE_DEVIATIONS * self.deviation_of(SURE_SPREAD, interval);
-        if !sure || interval.loss > (trial.loss + policed) / 2.0 {
+        if stayed {
             self.mean = interval.loss;
             self.audited = interval.loss;
             self.audit_at = now + self.audit_pause;
             self.audit_pause = (2.0 * self.audit_pause).min(AUDIT_MOST_SECS);
             return Some(Verdict::Ordinary(trial.capacity));
         }
+        if trial.rose && now > self.doubted_at + DOUBT_RTTS * rtt + 1.0 {
+            // A burst of ordinary loss that is over looks the same. If it was ours, it comes back with the rate.
+            self.doubted_at = now;
+            return Some(Verdict::Ordinary(trial.capacity));
+        }
+        self.doubted_at = now;
         self.audit_pause = (AUDIT_RTTS * rtt).clamp(AUDIT_LEAST_SECS, AUDIT_SECS);
         self.audit_at = now + self.audit_pause;
         self.audited = 0.0;
