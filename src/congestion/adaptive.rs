@@ -39,6 +39,10 @@ const POLICED_AGAIN_SECS: f64 = 5.0;
 /// The base delay is looked for again (by draining) when the queue was not seen empty for so long.
 const DRAIN_EVERY: f64 = 5.0;
 
+/// Packets all marked CE (RFC 3168) weigh as so many times the target of queue; a share of them weighs its share, as in
+/// RFC 8257. From this share on, the start ends and nothing more is tried.
+const MARK_WEIGHT: f64 = 2.0;
+const MARKED: f64 = 0.02;
 /// Beside twice the flight: feedback comes at least every few milliseconds on a short path.
 const FEEDBACK_SLACK: f64 = 0.01;
 
@@ -78,6 +82,8 @@ pub struct Adaptive {
     policed_until: f64,
     policed_pause: f64,
     app_limited: bool,
+    /// Share of packets with the CE mark, a moving average.
+    marks: f64,
 }
 
 impl Adaptive {
@@ -108,6 +114,7 @@ impl Adaptive {
             policed_until: 0.0,
             policed_pause: POLICED_SECS.0,
             app_limited: false,
+            marks: 0.0,
         }
     }
 
@@ -134,7 +141,8 @@ impl Adaptive {
                 return;
             }
         };
-        let threshold = self.queue_target() + 2.0 * self.path.jitter;
+        let marked = self.marks > MARKED;
+        let threshold = if marked { -1.0 } else { self.queue_target() + 2.0 * self.path.jitter };
         if let Some(interval) = self.path.interval(self.rtt / 4.0, 60.0 * self.datagram) {
             let ordinary = interval.max_queue < threshold / 2.0 && self.loss.believes(&interval);
             self.loss.learn(now, &interval, ordinary);
@@ -186,7 +194,7 @@ impl Adaptive {
         let waited = (now - self.last_point).max(0.0);
         let coming = self.path.outstanding() / self.capacity - waited;
         self.expected = (self.queue + coming).max(0.0);
-        let predicted = self.expected + self.surprise;
+        let predicted = self.expected + self.surprise + MARK_WEIGHT * self.marks * target;
         let most = if held { 0.0 } else { MAX_BOOST };
         let mut excess = ((wanted - predicted) / tau).clamp(if draining { -0.75 } else { -0.5 }, most);
         if self.boost > 0.0 {
@@ -292,7 +300,13 @@ impl Adaptive {
     fn update_boost(&mut self, now: f64, target: f64) {
         let some = self.queue > 0.25 * target;
         let held = now < self.policed_until || self.loss.trial_since().is_some();
-        if some || held || self.app_limited || self.draining(now) || now < self.resume_until {
+        if some
+            || held
+            || self.marks > MARKED
+            || self.app_limited
+            || self.draining(now)
+            || now < self.resume_until
+        {
             if some {
                 self.queue_seen = now;
             }
@@ -339,6 +353,10 @@ impl Controller for Adaptive {
                 self.loss.forgive(now + 2.0 * self.rtt);
             }
             self.silent = 0;
+        }
+        if !sample.acked.is_empty() {
+            let share = (sample.ce_marked as f64 / sample.acked.len() as f64).min(1.0);
+            self.marks += (share - self.marks) / 16.0;
         }
         let Some(point) = self.path.on_feedback(sample) else { return };
         self.last_point = point.sent;

@@ -318,9 +318,9 @@ impl Sim {
         self.report
     }
 
-    /// Every quarter of a second, in runs of several flows: queue, and pace and idea of the queue of each.
+    /// Every quarter of a second: the queue, and pace and idea of the queue of each flow.
     fn trace_tick(&mut self) {
-        if !self.tracing || self.flows.len() < 2 || ((self.next_tick / TICK).round() as u64) % 25 != 0 {
+        if !self.tracing || !((self.next_tick / TICK).round() as u64).is_multiple_of(25) {
             return;
         }
         let queue = (self.busy - self.next_tick).max(0.0) * 1e3;
@@ -328,31 +328,10 @@ impl Sim {
             .map(|flow| {
                 let pace = flow.controller.rate_bytes_per_sec() as f64 * 8.15e-6;
                 let seen = flow.controller.queue_delay().map_or(0.0, |queue| queue.as_secs_f64() * 1e3);
-                let text = format!("{:?}", flow.controller);
-                let get = |key: &str| {
-                    let rest = text.split_once(key).map_or("0", |parts| parts.1);
-                    rest.split([',', ' ']).next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
-                };
-                let state = format!(
-                    "c {:.1} j {:.1} b {:.2} l {:.3} base {:.1} link {:.1} stands {:.2} peak {:.1} {}",
-                    get("}, capacity: ") * 8.15e-6,
-                    get("jitter: ") * 1e3,
-                    get("boost: "),
-                    get("mean: "),
-                    (get("base_now: ").min(get("base_before: ").max(7.0)) - 7.0) * 1e3,
-                    get("link: Some(").max(
-                        text.split_once("link: Some(")
-                            .and_then(|p| p.1.split(')').next().and_then(|w| w.parse::<f64>().ok()))
-                            .unwrap_or(0.0)
-                    ) * 8.15e-6,
-                    get("stands: "),
-                    get("peaks: [") * 8.15e-6,
-                    text.split_once("tag: ").map_or("", |parts| &parts.1[..8.min(parts.1.len())])
-                );
-                format!("| {pace:.1} q {seen:.1} {state}")
+                format!(" | {pace:.1} Mbit/s sees {seen:.1} ms")
             })
             .collect();
-        self.report.trace.push(format!("ticks {:.2} queue {queue:.1} {flows}", self.next_tick));
+        self.report.trace.push(format!("{:.2} s: queue {queue:.1} ms{flows}", self.next_tick));
     }
 
     fn send(&mut self, i: usize) {
@@ -491,7 +470,6 @@ impl Sim {
         let (now, t) = (self.instant(self.now), self.now);
         let epoch = self.epoch;
         let instant = |t: f64| epoch + Duration::from_secs_f64(t);
-        let alone = self.flows.len() == 1;
         let flow = &mut self.flows[i];
         if len <= flow.read {
             return;
@@ -556,17 +534,6 @@ impl Sim {
             ce_marked: 0,
         };
         flow.controller.on_feedback(&sample);
-        if self.tracing && alone {
-            let queue = (self.busy - t).max(0.0) * 1e3;
-            self.report.trace.push(format!(
-                "{t:.4} link queue {queue:.2} ms sent {} recv {len} in flight {} rate {:.2} window {} {:?}",
-                flow.sent.len(),
-                flow.in_flight / u64::from(PAYLOAD),
-                flow.controller.rate_bytes_per_sec() as f64 * 8.0 / 1e6 * 1500.0 / 1472.0,
-                flow.controller.window_bytes() / u64::from(PAYLOAD),
-                flow.controller
-            ));
-        }
         self.send(i);
     }
 

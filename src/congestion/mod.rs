@@ -1,6 +1,6 @@
 //! Role: how fast to send. Rate control is apart from loss repair: this layer never decides what is lost or resent.
 //! Owns: the model of the path (one `Controller` per session), the pacer, the path-MTU search.
-//! Implements: docs/PROTOCOL.md, "Rate control".
+//! Implements: docs/PROTOCOL.md, "Rate control"; the model and its reasons are in docs/CONGESTION.md.
 
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,10 @@ pub enum ControllerKind {
     /// RFC 9438.
     Cubic,
     /// A constant rate, UDP payload bytes a second.
-    Fixed { bytes_per_sec: u64 },
+    Fixed {
+        /// UDP payload bytes a second.
+        bytes_per_sec: u64,
+    },
 }
 
 impl ControllerKind {

@@ -31,14 +31,8 @@ struct Cell {
 }
 
 fn transfer(link: Link, megabytes: f64, seed: u64) -> Cell {
-    transfer_traced(link, megabytes, seed, false)
-}
-
-fn transfer_traced(link: Link, megabytes: f64, seed: u64, tracing: bool) -> Cell {
     let packets = (megabytes * 1e6 / 1437.0) as u64;
-    let mut sim = Sim::new(link.clone(), vec![adaptive(0.0)], seed);
-    sim.tracing = tracing;
-    let report = sim.run(400.0, packets);
+    let report = Sim::new(link.clone(), vec![adaptive(0.0)], seed).run(400.0, packets);
     let wall = report.end + 1.5 * link.rtt;
     let share = megabytes * 8e6 / (link.bits_per_sec * (1.0 - link.loss) * wall);
     let offered = report.offered_packets as f64 * 1500.0 * (1.0 - link.loss) / (megabytes * 1e6);
@@ -190,27 +184,6 @@ fn odd() {
     seconds("1 Gbit 1 s 5 %", Link::new(1000.0, 1000.0).loss(0.05), 40.0);
 }
 
-#[test]
-#[ignore = "one run in full, for tuning"]
-fn trace() {
-    let get = |name: &str, or: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
-    let mut link = Link::new(get("RATE", 200.0), get("RTT", 50.0)).loss(get("LOSS", 0.0) / 100.0);
-    link.jitter = get("JITTER", 0.0) / 1e3;
-    link.queue = get("QUEUE", link.queue * 1e3) / 1e3;
-    link.burst = get("BURST", 1.0);
-    if get("POLICE", 0.0) > 0.0 {
-        link.policer = Some((get("POLICE", 0.0) * 1e6, 1e5));
-    }
-    if get("STEP", 0.0) > 0.0 {
-        link.steps = vec![(3.0, get("STEP", 0.0) * 1e6), (8.0, link.bits_per_sec)];
-    }
-    let cell = transfer_traced(link, get("MB", 50.0), get("SEED", 1.0) as u64, true);
-    for line in &cell.report.trace {
-        println!("{line}");
-    }
-    show("traced", &cell);
-}
-
 /// Megabytes at IP level that the link could have carried between two seconds, by its steps.
 fn area(link: &Link, until: f64) -> f64 {
     let mut at = 0.0;
@@ -239,27 +212,23 @@ fn own(link: Link, count: usize, apart: f64, until: f64, seed: u64) -> (f64, f64
 }
 
 #[test]
-#[ignore = "one run in full, for tuning"]
-fn several() {
+#[ignore = "one run in full, for tuning: RATE in Mbit/s, RTT in ms, LOSS in %, COUNT flows, CUBIC or BBR from a second on"]
+fn trace() {
     let get = |name: &str, or: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
-    let link = Link::new(get("RATE", 100.0), get("RTT", 40.0));
-    let count = get("COUNT", 4.0) as usize;
-    let mut specs: Vec<FlowSpec> = (0..count).map(|i| adaptive(i as f64 * 5.0)).collect();
-    for (rival, kind) in [("CUBIC", 0), ("BBR", 1)] {
+    let link = Link::new(get("RATE", 100.0), get("RTT", 40.0)).loss(get("LOSS", 0.0) / 100.0);
+    let mut specs: Vec<FlowSpec> =
+        (0..get("COUNT", 1.0) as usize).map(|i| adaptive(i as f64 * 5.0)).collect();
+    for rival in ["CUBIC", "BBR"] {
         if get(rival, -1.0) >= 0.0 {
             let controller: Box<dyn Controller> =
-                if kind == 0 { Box::new(Cubic::new(origin(), 1472)) } else { Box::new(Bbr::new()) };
-            specs.push(FlowSpec {
-                controller,
-                start: get(rival, 0.0),
-                stop: get("STOP", 1e9),
-                feedback_every: Some(0.0002),
-            });
+                if rival == "CUBIC" { Box::new(Cubic::new(origin(), 1472)) } else { Box::new(Bbr::new()) };
+            let start = get(rival, 0.0);
+            specs.push(FlowSpec { controller, start, stop: get("STOP", 1e9), feedback_every: Some(0.0002) });
         }
     }
     let mut sim = Sim::new(link, specs, get("SEED", 1.0) as u64);
     sim.tracing = true;
-    for line in sim.run(get("UNTIL", 50.0), u64::MAX).trace {
+    for line in sim.run(get("UNTIL", 30.0), u64::MAX).trace {
         println!("{line}");
     }
 }
