@@ -247,7 +247,9 @@ impl Adaptive {
         let last = std::mem::replace(&mut self.learned_at, now);
         let busy = interval.min_queue > (0.3 * self.queue_target()).max(self.path.jitter);
         let sample = self.loss.capacity(interval);
-        if busy {
+        // A sender with little to send sees its own rate, unless the queue shows that others want the link.
+        let idle = self.app_limited && sample < self.capacity && self.queue < 2.0 * self.queue_target();
+        if busy && !idle {
             let step = ((now - last) / self.rtt).clamp(0.0, 1.0);
             self.capacity += (sample - self.capacity) * (1.0 - (-1.5 * step).exp());
             self.queue_seen = now;
@@ -336,7 +338,9 @@ impl Controller for Adaptive {
             let now = self.path.secs(packet.sent_at);
             self.pace = self.pace.max(startup.ramp(now, self.rtt));
         }
-        self.path.on_sent(packet, self.pace, self.expected);
+        // What was not sent at the pace proves nothing about it.
+        let pace = if packet.app_limited { 0.0 } else { self.pace };
+        self.path.on_sent(packet, pace, self.expected);
         self.app_limited = packet.app_limited;
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Link {
     pub(super) outage: Option<(f64, f64)>,
     /// Token bucket before the queue: bits per second and bucket bytes; what exceeds it is dropped.
     pub(super) policer: Option<(f64, f64)>,
+    /// Packets that wait longer than this many seconds are marked CE.
+    pub(super) mark_above: f64,
     /// How late the receiver stamps and the sender wakes, uniform from 0, seconds.
     pub(super) noise: f64,
     /// Share of arrivals after which the receiver does not run for up to this many seconds.
@@ -62,6 +64,7 @@ impl Link {
             steps: vec![],
             outage: None,
             policer: None,
+            mark_above: f64::INFINITY,
             noise: 100e-6,
             stalls: (0.0, 0.0),
         }
@@ -104,6 +107,7 @@ struct Flow {
     largest: Option<(u64, f64)>,
     unreported: u32,
     stalled_until: f64,
+    marked: u64,
     last_feedback: f64,
     feedback_due: bool,
     received_at_read: u64,
@@ -211,6 +215,7 @@ impl Sim {
                 largest: None,
                 unreported: 0,
                 stalled_until: 0.0,
+                marked: 0,
                 last_feedback: -1.0,
                 feedback_due: false,
                 received_at_read: 0,
@@ -399,6 +404,9 @@ impl Sim {
         if self.lost(self.busy) {
             return;
         }
+        if wait > self.link.mark_above {
+            self.flows[i].marked += 1; // The count reaches the sender a little early; it does not matter here.
+        }
         let at = self.busy + self.link.rtt / 2.0 + self.link.jitter * self.rng.unit();
         self.at(at, Event::Arrive(i, number));
     }
@@ -531,7 +539,7 @@ impl Sim {
             rttvar: Duration::from_secs_f64(flow.rttvar),
             min_rtt: Duration::from_secs_f64(flow.min_rtt),
             bytes_in_flight: flow.in_flight,
-            ce_marked: 0,
+            ce_marked: std::mem::take(&mut flow.marked),
         };
         flow.controller.on_feedback(&sample);
         self.send(i);

@@ -383,6 +383,46 @@ fn policer_without_a_queue() {
 }
 
 #[test]
+fn marks_count_as_queue() {
+    let link = |mark_above| Link { mark_above, ..Link::new(100.0, 40.0) };
+    let run = |mark_above| Sim::new(link(mark_above), vec![adaptive(0.0)], 1).run(10.0, u64::MAX);
+    let (plain, marked) = (run(f64::INFINITY), run(0.001));
+    assert!(marked.mean_queue < 0.6 * plain.mean_queue, "{} against {}", marked.mean_queue, plain.mean_queue);
+    assert!(marked.rate(0, 2.0, 10.0) > 90.0, "{:.1} Mbit/s", marked.rate(0, 2.0, 10.0));
+}
+
+/// A session that sends a little now and then must not find a wild pace when it has much to send.
+#[test]
+fn a_little_at_a_time_proves_nothing() {
+    let start = origin();
+    let mut controller = Adaptive::new(start, 1472);
+    let mut total = 0;
+    for step in 0..500_u64 {
+        let sent_at = start + Duration::from_millis(50 * step);
+        let packet = PacketInfo { number: step, size_bytes: 1472, sent_at, app_limited: true };
+        controller.on_sent(&packet, 1472);
+        total += 1472;
+        controller.on_feedback(&FeedbackSample {
+            now: sent_at + Duration::from_millis(40),
+            acked: &[packet],
+            lost: &[],
+            spurious: 0,
+            largest_sent_at: sent_at,
+            largest_received_us: 1_000_000 + 50_000 * step,
+            received_bytes_total: total,
+            latest_rtt: Some(Duration::from_millis(40)),
+            smoothed_rtt: Duration::from_millis(40),
+            rttvar: Duration::ZERO,
+            min_rtt: Duration::from_millis(40),
+            bytes_in_flight: 0,
+            ce_marked: 0,
+        });
+    }
+    let rate = controller.rate_bytes_per_sec();
+    assert!((100_000..20_000_000).contains(&rate), "{rate} bytes a second");
+}
+
+#[test]
 fn own_kind_shares() {
     for (mbit, rtt, count, least) in [(100.0, 40.0, 2, 0.97), (200.0, 50.0, 2, 0.97), (100.0, 40.0, 4, 0.93)]
     {
