@@ -5,7 +5,7 @@ mod attacks;
 mod limits;
 mod session;
 
-use super::config::{EndpointConfig, Secret, ServerConfig, SessionConfig};
+use super::config::{EndpointConfig, Secret, ServerConfig};
 use super::*;
 use crate::session::event::CloseReason;
 use crate::store::Store;
