@@ -309,7 +309,10 @@ impl Sim {
 
     /// Every quarter of a second, in runs of several flows: queue, and pace and idea of the queue of each.
     fn trace_tick(&mut self) {
-        if !self.tracing || self.flows.len() < 2 || ((self.next_tick / TICK).round() as u64) % 25 != 0 {
+        if !self.tracing
+            || self.flows.len() < 2
+            || !((self.next_tick / TICK).round() as u64).is_multiple_of(25)
+        {
             return;
         }
         let queue = (self.busy - self.next_tick).max(0.0) * 1e3;
