@@ -145,7 +145,9 @@ impl ControlReceiver {
             return Ok(true);
         }
         if offset > self.next {
-            if self.out_of_order.len() >= MAX_OUT_OF_ORDER {
+            // Stretches that overlap may not add up to much more than the credit: an honest sender's differ.
+            let room = 2 * (credit - self.next) as usize;
+            if self.out_of_order.len() >= MAX_OUT_OF_ORDER || self.held_bytes + data.len() > room {
                 return Ok(false);
             }
             let slot = self.out_of_order.entry(offset).or_default();

@@ -7,3 +7,6 @@ pub mod rangeset;
 pub mod received;
 pub mod rtt;
 pub mod sent;
+
+#[cfg(test)]
+mod tests;

@@ -166,6 +166,8 @@ pub enum Command {
     /// Show it all on this machine: upload and echo through 10 % loss and 10 % corruption
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
+    /// Measure goodput against window size, loss, chunk size or rate control, in simulation or on a real link
+    Bench(super::bench::args::BenchArgs),
     /// Make a key that both sides can use
     #[command(after_help = KEYGEN_EXAMPLES)]
     Keygen(KeygenArgs),

@@ -3,6 +3,7 @@
 //! Implements: `fulmar --help`, which is the manual.
 
 pub mod args;
+pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod echo;
@@ -29,7 +30,7 @@ use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 7] = ["serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 8] = ["bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
@@ -41,6 +42,7 @@ impl Command {
             Self::Ls(args) => ls::run(args),
             Self::Echo(args) => echo::run(args),
             Self::Demo(args) => demo::run(args),
+            Self::Bench(args) => bench::run(args),
             Self::Keygen(args) => keygen::run(args),
         }
     }
@@ -54,6 +56,7 @@ impl Command {
             Self::Ls(_) => "ls",
             Self::Echo(_) => "echo",
             Self::Demo(_) => "demo",
+            Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
         }
     }
@@ -66,6 +69,7 @@ impl Command {
             Self::Ls(args) => Some(&args.output),
             Self::Echo(args) => Some(&args.output),
             Self::Demo(args) => Some(&args.output),
+            Self::Bench(args) => Some(args.what.output()),
         }
     }
 

@@ -8,7 +8,7 @@ mod rival;
 mod startup;
 
 use super::{Controller, FeedbackSample, PacketInfo};
-use loss::{LossModel, Verdict};
+use loss::{Look, LossModel, Verdict};
 use path::{Interval, Path, Point};
 use rival::{Rival, View};
 use startup::{Startup, Step};
@@ -33,10 +33,18 @@ const SAMPLE_PACKETS: f64 = 16.0;
 /// Largest excess over the capacity that is believed, per RTT, while no queue shows.
 const MAX_BOOST: f64 = 0.5;
 const FIRST_BOOST: f64 = 0.015;
-/// Rest after a policer was found, beside eight RTTs, before more is tried.
-const POLICED_SECS: f64 = 2.0;
+/// Rest after a policer was found, beside four RTTs, before more is tried; it doubles when one is found again.
+const POLICED_SECS: (f64, f64) = (0.5, 4.0);
+const POLICED_AGAIN_SECS: f64 = 5.0;
 /// The base delay is looked for again (by draining) when the queue was not seen empty for so long.
 const DRAIN_EVERY: f64 = 5.0;
+
+/// Packets all marked CE (RFC 3168) weigh as so many times the target of queue; a share of them weighs its share, as in
+/// RFC 8257. From this share on, the start ends and nothing more is tried.
+const MARK_WEIGHT: f64 = 2.0;
+const MARKED: f64 = 0.02;
+/// Beside twice the flight: feedback comes at least every few milliseconds on a short path.
+const FEEDBACK_SLACK: f64 = 0.01;
 
 #[derive(Debug)]
 enum Mode {
@@ -72,7 +80,10 @@ pub struct Adaptive {
     silent: u32,
     resume_until: f64,
     policed_until: f64,
+    policed_pause: f64,
     app_limited: bool,
+    /// Share of packets with the CE mark, a moving average.
+    marks: f64,
 }
 
 impl Adaptive {
@@ -101,7 +112,9 @@ impl Adaptive {
             silent: 0,
             resume_until: 0.0,
             policed_until: 0.0,
+            policed_pause: POLICED_SECS.0,
             app_limited: false,
+            marks: 0.0,
         }
     }
 
@@ -128,9 +141,11 @@ impl Adaptive {
                 return;
             }
         };
-        let threshold = self.queue_target() + 2.0 * self.path.jitter;
+        let marked = self.marks > MARKED;
+        let threshold = if marked { -1.0 } else { self.queue_target() + 2.0 * self.path.jitter };
         if let Some(interval) = self.path.interval(self.rtt / 4.0, 60.0 * self.datagram) {
-            self.loss.learn(now, &interval, interval.max_queue < threshold / 2.0 && interval.loss < 0.4);
+            let ordinary = interval.max_queue < threshold / 2.0 && self.loss.believes(&interval);
+            self.loss.learn(now, &interval, ordinary);
         }
         let first = !startup.started();
         match startup.on_point(now, point, &self.path, &self.loss, self.rtt, threshold) {
@@ -176,10 +191,10 @@ impl Adaptive {
         let draining = self.draining(now);
         let wanted = if draining { -0.001 } else { target };
         // What lies in the queue when what was sent since will have reached it.
-        let waited = (now - self.last_point_sent()).max(0.0);
+        let waited = (now - self.last_point).max(0.0);
         let coming = self.path.outstanding() / self.capacity - waited;
         self.expected = (self.queue + coming).max(0.0);
-        let predicted = self.expected + self.surprise;
+        let predicted = self.expected + self.surprise + MARK_WEIGHT * self.marks * target;
         let most = if held { 0.0 } else { MAX_BOOST };
         let mut excess = ((wanted - predicted) / tau).clamp(if draining { -0.75 } else { -0.5 }, most);
         if self.boost > 0.0 {
@@ -227,20 +242,19 @@ impl Adaptive {
         matches!(&self.mode, Mode::Startup(startup) if !startup.started())
     }
 
-    fn last_point_sent(&self) -> f64 {
-        self.last_point
-    }
-
     /// While the queue never empties, the rate that the bottleneck passes us is its rate; else it is a lower bound.
     fn learn_capacity(&mut self, now: f64, interval: &Interval) {
         let last = std::mem::replace(&mut self.learned_at, now);
         let busy = interval.min_queue > (0.3 * self.queue_target()).max(self.path.jitter);
         let sample = self.loss.capacity(interval);
-        if busy {
+        // A sender with little to send sees its own rate, unless the queue shows that others want the link.
+        let idle = self.app_limited && sample < self.capacity && self.queue < 2.0 * self.queue_target();
+        if busy && !idle {
             let step = ((now - last) / self.rtt).clamp(0.0, 1.0);
             self.capacity += (sample - self.capacity) * (1.0 - (-1.5 * step).exp());
             self.queue_seen = now;
-        } else if self.loss.trial_since().is_none()
+        } else if now >= self.policed_until
+            && self.loss.trial_since().is_none()
             && sample > self.capacity
             && interval.span >= self.min_rtt / 2.0
         {
@@ -253,10 +267,17 @@ impl Adaptive {
             let Some(interval) = self.path.interval_since(since) else { return };
             match self.loss.judge(now, self.rtt, &interval) {
                 None => {}
-                Some(Verdict::Ordinary(capacity)) => self.capacity = self.capacity.max(capacity),
+                Some(Verdict::Ordinary(capacity)) => {
+                    self.capacity = self.capacity.max(capacity);
+                    self.policed_until = self.policed_until.min(now);
+                }
                 Some(Verdict::Policed(capacity)) => {
                     self.capacity = capacity;
-                    self.policed_until = now + POLICED_SECS + 8.0 * self.rtt;
+                    // One that is found again soon is real.
+                    let again = now < self.policed_until + POLICED_AGAIN_SECS;
+                    self.policed_pause =
+                        if again { (2.0 * self.policed_pause).min(POLICED_SECS.1) } else { POLICED_SECS.0 };
+                    self.policed_until = now + self.policed_pause + 4.0 * self.rtt;
                 }
             }
             self.boost_from = self.boost_from.max(now + self.rtt);
@@ -264,10 +285,15 @@ impl Adaptive {
         }
         let Some(interval) = self.path.interval(self.rtt.max(0.01), 100.0 * self.datagram) else { return };
         let target = self.queue_target();
-        let short = interval.max_queue < 1.5 * target + 2.0 * self.path.jitter;
-        let quiet = interval.max_queue < 0.5 * target + 2.0 * self.path.jitter;
-        let quiet_rtts = (now - self.queue_seen) / self.rtt;
-        if let Some(cut) = self.loss.watch(now, &interval, self.capacity, quiet, quiet_rtts, short) {
+        let jitter = self.path.jitter;
+        let look = Look {
+            rtt: self.rtt,
+            quiet: interval.max_queue < 0.5 * target + 2.0 * jitter,
+            quiet_rtts: (now - self.queue_seen) / self.rtt,
+            short: interval.max_queue < 1.5 * target + 2.0 * jitter,
+            growing: self.boost > 0.0,
+        };
+        if let Some(cut) = self.loss.watch(now, &interval, self.capacity, &look) {
             self.capacity = cut;
             self.boost = 0.0;
         }
@@ -276,7 +302,13 @@ impl Adaptive {
     fn update_boost(&mut self, now: f64, target: f64) {
         let some = self.queue > 0.25 * target;
         let held = now < self.policed_until || self.loss.trial_since().is_some();
-        if some || held || self.app_limited || self.draining(now) || now < self.resume_until {
+        if some
+            || held
+            || self.marks > MARKED
+            || self.app_limited
+            || self.draining(now)
+            || now < self.resume_until
+        {
             if some {
                 self.queue_seen = now;
             }
@@ -306,7 +338,9 @@ impl Controller for Adaptive {
             let now = self.path.secs(packet.sent_at);
             self.pace = self.pace.max(startup.ramp(now, self.rtt));
         }
-        self.path.on_sent(packet, self.pace, self.expected);
+        // What was not sent at the pace proves nothing about it.
+        let pace = if packet.app_limited { 0.0 } else { self.pace };
+        self.path.on_sent(packet, pace, self.expected);
         self.app_limited = packet.app_limited;
     }
 
@@ -323,6 +357,10 @@ impl Controller for Adaptive {
                 self.loss.forgive(now + 2.0 * self.rtt);
             }
             self.silent = 0;
+        }
+        if !sample.acked.is_empty() {
+            let share = (sample.ce_marked as f64 / sample.acked.len() as f64).min(1.0);
+            self.marks += (share - self.marks) / 16.0;
         }
         let Some(point) = self.path.on_feedback(sample) else { return };
         self.last_point = point.sent;
@@ -349,7 +387,7 @@ impl Controller for Adaptive {
         if self.initial() {
             return (startup::INITIAL_PACKETS * self.datagram) as u64;
         }
-        let flight = 2.0 * self.pace.max(self.capacity) * (self.rtt + 0.05);
+        let flight = 2.0 * self.pace.max(self.capacity) * (self.rtt + FEEDBACK_SLACK);
         flight.max(startup::INITIAL_PACKETS * self.datagram) as u64
     }
 
@@ -363,7 +401,7 @@ impl Controller for Adaptive {
         {
             return startup.train_bytes() as u64;
         }
-        let burst = (self.pace * 0.001).min(65_536.0);
+        let burst = (self.pace * 0.001).clamp(2.0 * self.datagram, 65_536.0);
         burst.max(self.pace * 0.00025).max(2.0 * self.datagram) as u64
     }
 

@@ -43,6 +43,12 @@ pub(super) struct Link {
     pub(super) outage: Option<(f64, f64)>,
     /// Token bucket before the queue: bits per second and bucket bytes; what exceeds it is dropped.
     pub(super) policer: Option<(f64, f64)>,
+    /// Packets that wait longer than this many seconds are marked CE.
+    pub(super) mark_above: f64,
+    /// How late the receiver stamps and the sender wakes, uniform from 0, seconds.
+    pub(super) noise: f64,
+    /// Share of arrivals after which the receiver does not run for up to this many seconds.
+    pub(super) stalls: (f64, f64),
 }
 
 impl Link {
@@ -58,6 +64,9 @@ impl Link {
             steps: vec![],
             outage: None,
             policer: None,
+            mark_above: f64::INFINITY,
+            noise: 100e-6,
+            stalls: (0.0, 0.0),
         }
     }
     pub(super) fn loss(mut self, loss: f64) -> Self {
@@ -97,6 +106,8 @@ struct Flow {
     // receiver
     largest: Option<(u64, f64)>,
     unreported: u32,
+    stalled_until: f64,
+    marked: u64,
     last_feedback: f64,
     feedback_due: bool,
     received_at_read: u64,
@@ -203,6 +214,8 @@ impl Sim {
                 read: 0,
                 largest: None,
                 unreported: 0,
+                stalled_until: 0.0,
+                marked: 0,
                 last_feedback: -1.0,
                 feedback_due: false,
                 received_at_read: 0,
@@ -280,7 +293,10 @@ impl Sim {
                 self.trace_tick();
                 self.next_tick += TICK;
             }
-            if t > until || self.flows[0].log.len() as u64 >= packets {
+            if t > until
+                || self.report.offered_packets > 20_000_000
+                || self.flows[0].log.len() as u64 >= packets
+            {
                 break;
             }
             match event {
@@ -307,12 +323,9 @@ impl Sim {
         self.report
     }
 
-    /// Every quarter of a second, in runs of several flows: queue, and pace and idea of the queue of each.
+    /// Every quarter of a second: the queue, and pace and idea of the queue of each flow.
     fn trace_tick(&mut self) {
-        if !self.tracing
-            || self.flows.len() < 2
-            || !((self.next_tick / TICK).round() as u64).is_multiple_of(25)
-        {
+        if !self.tracing || !((self.next_tick / TICK).round() as u64).is_multiple_of(25) {
             return;
         }
         let queue = (self.busy - self.next_tick).max(0.0) * 1e3;
@@ -320,31 +333,10 @@ impl Sim {
             .map(|flow| {
                 let pace = flow.controller.rate_bytes_per_sec() as f64 * 8.15e-6;
                 let seen = flow.controller.queue_delay().map_or(0.0, |queue| queue.as_secs_f64() * 1e3);
-                let text = format!("{:?}", flow.controller);
-                let get = |key: &str| {
-                    let rest = text.split_once(key).map_or("0", |parts| parts.1);
-                    rest.split([',', ' ']).next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0)
-                };
-                let state = format!(
-                    "c {:.1} j {:.1} b {:.2} l {:.3} base {:.1} link {:.1} stands {:.2} peak {:.1} {}",
-                    get("}, capacity: ") * 8.15e-6,
-                    get("jitter: ") * 1e3,
-                    get("boost: "),
-                    get("mean: "),
-                    (get("base_now: ").min(get("base_before: ").max(7.0)) - 7.0) * 1e3,
-                    get("link: Some(").max(
-                        text.split_once("link: Some(")
-                            .and_then(|p| p.1.split(')').next().and_then(|w| w.parse::<f64>().ok()))
-                            .unwrap_or(0.0)
-                    ) * 8.15e-6,
-                    get("stands: "),
-                    get("peaks: [") * 8.15e-6,
-                    text.split_once("tag: ").map_or("", |parts| &parts.1[..8.min(parts.1.len())])
-                );
-                format!("| {pace:.1} q {seen:.1} {state}")
+                format!(" | {pace:.1} Mbit/s sees {seen:.1} ms")
             })
             .collect();
-        self.report.trace.push(format!("ticks {:.2} queue {queue:.1} {flows}", self.next_tick));
+        self.report.trace.push(format!("{:.2} s: queue {queue:.1} ms{flows}", self.next_tick));
     }
 
     fn send(&mut self, i: usize) {
@@ -372,7 +364,7 @@ impl Sim {
         if flow.in_flight < flow.controller.window_bytes() {
             let next = flow.pacer.next_release(now).duration_since(self.epoch).as_secs_f64();
             // Timers fire late, a little.
-            let late = 100e-6 * self.rng.unit();
+            let late = self.link.noise * self.rng.unit();
             self.wake(i, next.max(self.now) + late + 1e-9);
         }
         for k in 0..u64::from(count) {
@@ -412,6 +404,9 @@ impl Sim {
         if self.lost(self.busy) {
             return;
         }
+        if wait > self.link.mark_above {
+            self.flows[i].marked += 1; // The count reaches the sender a little early; it does not matter here.
+        }
         let at = self.busy + self.link.rtt / 2.0 + self.link.jitter * self.rng.unit();
         self.at(at, Event::Arrive(i, number));
     }
@@ -440,8 +435,14 @@ impl Sim {
     fn arrive(&mut self, i: usize, number: u64) {
         let rtt = self.link.rtt;
         // A receiver reads a little late.
-        let stamp = self.now + 50e-6 * self.rng.unit();
+        let mut stamp = self.now + 0.5 * self.link.noise * self.rng.unit();
         let flow = &mut self.flows[i];
+        if self.link.stalls.0 > 0.0 {
+            if stamp > flow.stalled_until && self.rng.unit() < self.link.stalls.0 {
+                flow.stalled_until = stamp + self.link.stalls.1 * self.rng.unit();
+            }
+            stamp = stamp.max(flow.stalled_until);
+        }
         flow.log.push(number);
         if flow.largest.is_none_or(|(largest, _)| number > largest) {
             flow.largest = Some((number, stamp));
@@ -470,14 +471,13 @@ impl Sim {
             return;
         }
         let arrives = self.now + self.link.rtt / 2.0 + self.link.jitter * self.rng.unit();
-        self.at(arrives, Event::Feedback(i, len, largest, at));
+        self.at(arrives.max(at + self.link.rtt / 2.0), Event::Feedback(i, len, largest, at));
     }
 
     fn on_feedback(&mut self, i: usize, len: usize, largest: u64, at: f64) {
         let (now, t) = (self.instant(self.now), self.now);
         let epoch = self.epoch;
         let instant = |t: f64| epoch + Duration::from_secs_f64(t);
-        let alone = self.flows.len() == 1;
         let flow = &mut self.flows[i];
         if len <= flow.read {
             return;
@@ -539,20 +539,9 @@ impl Sim {
             rttvar: Duration::from_secs_f64(flow.rttvar),
             min_rtt: Duration::from_secs_f64(flow.min_rtt),
             bytes_in_flight: flow.in_flight,
-            ce_marked: 0,
+            ce_marked: std::mem::take(&mut flow.marked),
         };
         flow.controller.on_feedback(&sample);
-        if self.tracing && alone {
-            let queue = (self.busy - t).max(0.0) * 1e3;
-            self.report.trace.push(format!(
-                "{t:.4} link queue {queue:.2} ms sent {} recv {len} in flight {} rate {:.2} window {} {:?}",
-                flow.sent.len(),
-                flow.in_flight / u64::from(PAYLOAD),
-                flow.controller.rate_bytes_per_sec() as f64 * 8.0 / 1e6 * 1500.0 / 1472.0,
-                flow.controller.window_bytes() / u64::from(PAYLOAD),
-                flow.controller
-            ));
-        }
         self.send(i);
     }
 
@@ -585,147 +574,4 @@ impl Sim {
 
 fn info(number: u64, sent_at: Instant) -> PacketInfo {
     PacketInfo { number, size_bytes: PAYLOAD, sent_at, app_limited: false }
-}
-
-/// BBRv1 in the smallest form that competes like it: windowed maximum of the delivery rate, gain cycle, PROBE_RTT,
-/// inflight at most twice the bandwidth-delay product, blind to loss.
-#[derive(Debug)]
-pub(super) struct Bbr {
-    rates: std::collections::VecDeque<(u64, f64)>,
-    round: u64,
-    round_ends: Option<Instant>,
-    delivered: f64,
-    marks: std::collections::VecDeque<(Instant, f64, Instant)>,
-    min_rtt: f64,
-    min_rtt_at: Option<Instant>,
-    probe_rtt_until: Option<Instant>,
-    phase: usize,
-    phase_at: Option<Instant>,
-    startup: bool,
-    drain: bool,
-    full: (f64, u32),
-    in_flight: u64,
-    last_sent: Option<Instant>,
-    last_ack: Option<Instant>,
-}
-
-impl Bbr {
-    pub(super) fn new() -> Self {
-        Self {
-            rates: Default::default(),
-            round: 0,
-            round_ends: None,
-            delivered: 0.0,
-            marks: Default::default(),
-            min_rtt: 1.0,
-            min_rtt_at: None,
-            probe_rtt_until: None,
-            phase: 2,
-            phase_at: None,
-            startup: true,
-            drain: false,
-            full: (0.0, 0),
-            in_flight: 0,
-            last_sent: None,
-            last_ack: None,
-        }
-    }
-    fn bandwidth(&self) -> f64 {
-        self.rates.iter().map(|rate| rate.1).fold(0.0, f64::max)
-    }
-    fn gain(&self) -> f64 {
-        match (self.startup, self.drain) {
-            (true, _) => 2.885,
-            (_, true) => 1.0 / 2.885,
-            _ => [1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0][self.phase],
-        }
-    }
-}
-
-impl Controller for Bbr {
-    fn on_sent(&mut self, packet: &PacketInfo, bytes_in_flight: u64) {
-        self.in_flight = bytes_in_flight;
-        self.last_sent = Some(packet.sent_at);
-        let acked_at = self.last_ack.unwrap_or(packet.sent_at);
-        self.marks.push_back((packet.sent_at, self.delivered, acked_at));
-    }
-    fn on_feedback(&mut self, sample: &FeedbackSample<'_>) {
-        let now = sample.now;
-        self.last_ack = Some(now);
-        self.in_flight = sample.bytes_in_flight;
-        self.delivered += sample.acked.iter().map(|packet| f64::from(packet.size_bytes)).sum::<f64>();
-        let mut mark = None;
-        while self.marks.front().is_some_and(|mark| mark.0 <= sample.largest_sent_at) {
-            mark = self.marks.pop_front();
-        }
-        if let Some((_, before, acked_at)) = mark {
-            let span = now.duration_since(acked_at).as_secs_f64().max(1e-4);
-            let rate = (self.delivered - before) / span;
-            self.rates.push_back((self.round, rate));
-        }
-        let round = self.round;
-        self.rates.retain(|rate| rate.0 + 10 > round);
-        while self.rates.len() > 300 {
-            let best = self.bandwidth();
-            let at = self.rates.iter().position(|rate| rate.1 < best).unwrap_or(0);
-            self.rates.remove(at);
-        }
-        if let Some(rtt) = sample.latest_rtt {
-            let rtt = rtt.as_secs_f64();
-            let expired = self.min_rtt_at.is_none_or(|at| now.duration_since(at).as_secs_f64() > 10.0);
-            if rtt <= self.min_rtt || expired {
-                if expired && self.min_rtt_at.is_some() {
-                    self.probe_rtt_until = Some(now + Duration::from_secs_f64(0.2 + rtt));
-                }
-                self.min_rtt = rtt;
-                self.min_rtt_at = Some(now);
-            }
-        }
-        if self.round_ends.is_none_or(|ends| sample.largest_sent_at >= ends) {
-            self.round_ends = self.last_sent;
-            self.round += 1;
-            if self.startup {
-                let bandwidth = self.bandwidth();
-                self.full = if bandwidth > 1.25 * self.full.0 {
-                    (bandwidth, 0)
-                } else {
-                    (self.full.0, self.full.1 + 1)
-                };
-                if self.full.1 >= 3 {
-                    self.startup = false;
-                    self.drain = true;
-                }
-            }
-        }
-        if self.drain && (sample.bytes_in_flight as f64) < self.bandwidth() * self.min_rtt {
-            self.drain = false;
-        }
-        let span = now.duration_since(*self.phase_at.get_or_insert(now)).as_secs_f64();
-        if span > self.min_rtt {
-            self.phase = (self.phase + 1) % 8;
-            self.phase_at = Some(now);
-        }
-        if self.probe_rtt_until.is_some_and(|until| now > until) {
-            self.probe_rtt_until = None;
-        }
-    }
-    fn on_silence(&mut self, _: Instant, _: u32) {}
-    fn on_path_change(&mut self, _: Instant) {}
-    fn on_mtu(&mut self, _: u32) {}
-    fn window_bytes(&self) -> u64 {
-        if self.probe_rtt_until.is_some() {
-            return 4 * u64::from(PAYLOAD);
-        }
-        let gain = if self.startup || self.drain { 2.885 } else { 2.0 };
-        ((gain * self.bandwidth() * self.min_rtt) as u64).max(10 * u64::from(PAYLOAD))
-    }
-    fn rate_bytes_per_sec(&self) -> u64 {
-        ((self.gain() * self.bandwidth()) as u64).max(500_000)
-    }
-    fn burst_bytes(&self) -> u64 {
-        4 * u64::from(PAYLOAD)
-    }
-    fn name(&self) -> &'static str {
-        "bbr"
-    }
 }

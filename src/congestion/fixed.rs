@@ -1,5 +1,6 @@
 //! Role: a constant rate, for experiments.
 //! Owns: the rate.
+//! Implements: docs/PROTOCOL.md, "Rate control".
 
 use super::{Controller, FeedbackSample, PacketInfo};
 use std::time::Instant;

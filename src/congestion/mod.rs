@@ -1,6 +1,6 @@
 //! Role: how fast to send. Rate control is apart from loss repair: this layer never decides what is lost or resent.
 //! Owns: the model of the path (one `Controller` per session), the pacer, the path-MTU search.
-//! Implements: docs/PROTOCOL.md, "Rate control".
+//! Implements: docs/PROTOCOL.md, "Rate control"; the model and its reasons are in docs/CONGESTION.md.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,8 @@ pub mod fixed;
 pub mod mtud;
 pub mod pacer;
 
+#[cfg(test)]
+mod bbr;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
@@ -95,7 +97,7 @@ pub enum ControllerKind {
     Cubic,
     /// A constant rate, UDP payload bytes a second.
     Fixed {
-        /// The rate.
+        /// UDP payload bytes a second.
         bytes_per_sec: u64,
     },
 }

@@ -1,11 +1,11 @@
 //! Controllers over the simulated link of `bench`: the cells that the project's measurements are made of.
 
-use super::Controller;
 use super::adaptive::Adaptive;
-use super::bench::Bbr;
-use super::bench::{FlowSpec, Link, Report, Sim, TICK};
+use super::bbr::Bbr;
+use super::bench::{FlowSpec, Link, Report, Rng, Sim, TICK};
 use super::cubic::Cubic;
-use std::time::Instant;
+use super::{Controller, FeedbackSample, PacketInfo};
+use std::time::{Duration, Instant};
 
 #[allow(clippy::disallowed_methods)] // Only as an origin: virtual time adds to it.
 fn origin() -> Instant {
@@ -31,14 +31,8 @@ struct Cell {
 }
 
 fn transfer(link: Link, megabytes: f64, seed: u64) -> Cell {
-    transfer_traced(link, megabytes, seed, false)
-}
-
-fn transfer_traced(link: Link, megabytes: f64, seed: u64, tracing: bool) -> Cell {
     let packets = (megabytes * 1e6 / 1437.0) as u64;
-    let mut sim = Sim::new(link.clone(), vec![adaptive(0.0)], seed);
-    sim.tracing = tracing;
-    let report = sim.run(400.0, packets);
+    let report = Sim::new(link.clone(), vec![adaptive(0.0)], seed).run(400.0, packets);
     let wall = report.end + 1.5 * link.rtt;
     let share = megabytes * 8e6 / (link.bits_per_sec * (1.0 - link.loss) * wall);
     let offered = report.offered_packets as f64 * 1500.0 * (1.0 - link.loss) / (megabytes * 1e6);
@@ -107,25 +101,87 @@ fn table() {
     show("policer, big bucket", &transfer(Link { policer: Some((50e6, 3e6)), ..base() }, 100.0, 1));
 }
 
+/// Worst of several seeds.
+fn worst(link: &Link, megabytes: f64, seeds: u64) -> (f64, f64, f64, f64) {
+    (1..=seeds).map(|seed| transfer(link.clone(), megabytes, seed)).fold(
+        (9.0, 0.0, 0.0, 0.0),
+        |worst, cell| {
+            (
+                f64::min(worst.0, cell.share),
+                f64::max(worst.1, cell.offered),
+                f64::max(worst.2, cell.queue_ms),
+                f64::max(worst.3, cell.ramp_rtts),
+            )
+        },
+    )
+}
+
 #[test]
-#[ignore = "one run in full, for tuning"]
-fn trace() {
-    let get = |name: &str, or: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
-    let mut link = Link::new(get("RATE", 200.0), get("RTT", 50.0)).loss(get("LOSS", 0.0) / 100.0);
-    link.jitter = get("JITTER", 0.0) / 1e3;
-    link.queue = get("QUEUE", link.queue * 1e3) / 1e3;
-    link.burst = get("BURST", 1.0);
-    if get("POLICE", 0.0) > 0.0 {
-        link.policer = Some((get("POLICE", 0.0) * 1e6, 1e5));
+#[ignore = "a table for tuning"]
+fn sweep() {
+    for (noise, stalls) in [(100e-6, (0.0, 0.0)), (1e-3, (0.0, 0.0)), (300e-6, (0.002, 0.006))] {
+        let print = |name: &str, link: Link, megabytes: f64| {
+            let (share, offered, queue, ramp) = worst(&Link { noise, stalls, ..link }, megabytes, 6);
+            println!(
+                "worst {name:22} noise {noise} {stalls:?}: share {share:.3} offered {offered:.3} queue {queue:.1} ramp {ramp:.1}"
+            );
+        };
+        for rtt in [20.0, 100.0, 300.0] {
+            for loss in [0.0, 0.05, 0.1, 0.2, 0.3] {
+                print(&format!("200 {rtt} {loss}"), Link::new(200.0, rtt).loss(loss), 150.0);
+            }
+        }
+        let base = || Link::new(200.0, 50.0);
+        print("10 600 5 %", Link::new(10.0, 600.0).loss(0.05), 12.0);
+        print("7 50", Link::new(7.0, 50.0), 12.0);
+        print("500 50 1 %", Link::new(500.0, 50.0).loss(0.01), 300.0);
+        print("400 10", Link::new(400.0, 10.0), 200.0);
+        print("burst", Link { burst: 8.0, ..base().loss(0.1) }, 100.0);
+        print("jitter", Link { jitter: 0.01, ..base() }, 100.0);
+        print("queue 5", Link { queue: 0.005, ..base() }, 100.0);
+        print("queue 5, 10 %", Link { queue: 0.005, ..base().loss(0.1) }, 100.0);
+        print("feedback 30 %", Link { feedback_loss: 0.3, ..base() }, 100.0);
     }
-    if get("STEP", 0.0) > 0.0 {
-        link.steps = vec![(3.0, get("STEP", 0.0) * 1e6), (8.0, link.bits_per_sec)];
-    }
-    let cell = transfer_traced(link, get("MB", 50.0), get("SEED", 1.0) as u64, true);
-    for line in &cell.report.trace {
-        println!("{line}");
-    }
-    show("traced", &cell);
+}
+
+#[test]
+#[ignore = "a table for tuning"]
+fn odd() {
+    let seconds = |name: &str, link: Link, secs: f64| {
+        let report = Sim::new(link, vec![adaptive(0.0)], 3).run(secs, u64::MAX);
+        println!(
+            "odd share {name}: first half {:.1} second half {:.1} Mbit/s queue {:.2} max {:.1} ms drops {} of {}",
+            report.rate(0, 0.0, secs / 2.0),
+            report.rate(0, secs / 2.0, secs),
+            report.mean_queue * 1e3,
+            report.max_queue * 1e3,
+            report.queue_drops,
+            report.offered_packets
+        );
+    };
+    seconds("loopback 8 Gbit 0.1 ms", Link { queue: 0.002, ..Link::new(8000.0, 0.1) }, 0.6);
+    seconds("loopback 8 Gbit 0.1 ms, 0.2 ms queue", Link { queue: 0.0002, ..Link::new(8000.0, 0.1) }, 0.6);
+    seconds(
+        "loopback, stalls",
+        Link { queue: 0.002, stalls: (0.0005, 0.003), ..Link::new(8000.0, 0.1) },
+        0.6,
+    );
+    seconds("LAN 1 Gbit 1 ms", Link { queue: 0.005, ..Link::new(1000.0, 1.0) }, 2.0);
+    seconds("LAN 1 Gbit 0.3 ms", Link { queue: 0.001, ..Link::new(1000.0, 0.3) }, 2.0);
+    seconds("1 Mbit 50 ms", Link::new(1.0, 50.0), 20.0);
+    seconds("0.2 Mbit 200 ms", Link::new(0.2, 200.0), 40.0);
+    seconds("2 Mbit 600 ms 20 %", Link::new(2.0, 600.0).loss(0.2), 40.0);
+    seconds("step to a tenth", Link { steps: vec![(5.0, 20e6)], ..Link::new(200.0, 50.0) }, 10.0);
+    seconds("step up tenfold", Link { steps: vec![(5.0, 500e6)], ..Link::new(50.0, 50.0) }, 10.0);
+    seconds("bloated 2 s queue", Link { queue: 2.0, ..Link::new(20.0, 40.0) }, 20.0);
+    seconds(
+        "policer 50, 5 % loss",
+        Link { policer: Some((50e6, 1e5)), ..Link::new(1000.0, 40.0).loss(0.05) },
+        20.0,
+    );
+    seconds("jitter 30 ms", Link { jitter: 0.03, ..Link::new(100.0, 40.0) }, 20.0);
+    seconds("jitter 10 ms, 10 %", Link { jitter: 0.01, ..Link::new(200.0, 50.0).loss(0.1) }, 10.0);
+    seconds("1 Gbit 1 s 5 %", Link::new(1000.0, 1000.0).loss(0.05), 40.0);
 }
 
 /// Megabytes at IP level that the link could have carried between two seconds, by its steps.
@@ -156,27 +212,23 @@ fn own(link: Link, count: usize, apart: f64, until: f64, seed: u64) -> (f64, f64
 }
 
 #[test]
-#[ignore = "one run in full, for tuning"]
-fn several() {
+#[ignore = "one run in full, for tuning: RATE in Mbit/s, RTT in ms, LOSS in %, COUNT flows, CUBIC or BBR from a second on"]
+fn trace() {
     let get = |name: &str, or: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
-    let link = Link::new(get("RATE", 100.0), get("RTT", 40.0));
-    let count = get("COUNT", 4.0) as usize;
-    let mut specs: Vec<FlowSpec> = (0..count).map(|i| adaptive(i as f64 * 5.0)).collect();
-    for (rival, kind) in [("CUBIC", 0), ("BBR", 1)] {
+    let link = Link::new(get("RATE", 100.0), get("RTT", 40.0)).loss(get("LOSS", 0.0) / 100.0);
+    let mut specs: Vec<FlowSpec> =
+        (0..get("COUNT", 1.0) as usize).map(|i| adaptive(i as f64 * 5.0)).collect();
+    for rival in ["CUBIC", "BBR"] {
         if get(rival, -1.0) >= 0.0 {
             let controller: Box<dyn Controller> =
-                if kind == 0 { Box::new(Cubic::new(origin(), 1472)) } else { Box::new(Bbr::new()) };
-            specs.push(FlowSpec {
-                controller,
-                start: get(rival, 0.0),
-                stop: get("STOP", 1e9),
-                feedback_every: Some(0.0002),
-            });
+                if rival == "CUBIC" { Box::new(Cubic::new(origin(), 1472)) } else { Box::new(Bbr::new()) };
+            let start = get(rival, 0.0);
+            specs.push(FlowSpec { controller, start, stop: get("STOP", 1e9), feedback_every: Some(0.0002) });
         }
     }
     let mut sim = Sim::new(link, specs, get("SEED", 1.0) as u64);
     sim.tracing = true;
-    for line in sim.run(get("UNTIL", 50.0), u64::MAX).trace {
+    for line in sim.run(get("UNTIL", 30.0), u64::MAX).trace {
         println!("{line}");
     }
 }
@@ -248,6 +300,220 @@ fn rivals() {
                     (report.rate(0, 3.0, 30.0) + report.rate(1, 3.0, 30.0)) / 100.0,
                     report.mean_queue * 1e3
                 );
+            }
+        }
+    }
+}
+
+/// Worst share, offered bytes, mean queue and ramp over some seeds, against bounds.
+#[track_caller]
+fn holds(link: Link, megabytes: f64, least_share: f64, most_offered: f64, most_queue_ms: f64) {
+    for seed in 1..=2 {
+        let cell = transfer(link.clone(), megabytes, seed);
+        let told = format!(
+            "seed {seed}: share {:.3} offered {:.3} queue {:.1} ms ramp {:.1}",
+            cell.share, cell.offered, cell.queue_ms, cell.ramp_rtts
+        );
+        assert!(cell.share >= least_share, "{told}: share under {least_share}");
+        assert!(cell.offered <= most_offered, "{told}: offered over {most_offered}");
+        assert!(cell.queue_ms <= most_queue_ms, "{told}: queue over {most_queue_ms}");
+        assert!(cell.ramp_rtts <= 6.0, "{told}: ramp over 6 RTT");
+    }
+}
+
+#[test]
+fn link_speed_at_any_loss() {
+    for loss in [0.0, 0.01, 0.05, 0.1, 0.2, 0.3] {
+        holds(Link::new(200.0, 20.0).loss(loss), 250.0, 0.94, 1.06, 5.0);
+        holds(Link::new(200.0, 100.0).loss(loss), 250.0, 0.90, 1.07, 15.0);
+        holds(Link::new(200.0, 300.0).loss(loss), 250.0, 0.82, 1.075, 20.0);
+    }
+}
+
+#[test]
+fn slow_and_fast_links() {
+    holds(Link::new(10.0, 600.0).loss(0.05), 12.0, 0.74, 1.09, 40.0);
+    holds(Link::new(7.0, 50.0), 12.0, 0.93, 1.09, 12.5);
+    holds(Link::new(500.0, 50.0).loss(0.01), 500.0, 0.91, 1.06, 5.0);
+    holds(Link::new(400.0, 10.0), 200.0, 0.93, 1.06, 3.0);
+}
+
+#[test]
+fn hard_links() {
+    let base = || Link::new(200.0, 50.0);
+    holds(Link { burst: 8.0, ..base().loss(0.1) }, 200.0, 0.88, 1.08, 15.0);
+    holds(Link { feedback_loss: 0.3, ..base() }, 200.0, 0.91, 1.08, 12.0);
+    holds(Link { jitter: 0.01, ..base() }, 200.0, 0.89, 1.09, 12.0);
+    holds(Link { queue: 0.005, ..base() }, 200.0, 0.91, 1.08, 5.0);
+    holds(Link { queue: 0.005, ..base().loss(0.1) }, 200.0, 0.91, 1.10, 5.0);
+    // A receiver that is scheduled badly.
+    holds(Link { noise: 3e-4, stalls: (0.002, 0.006), ..base().loss(0.05) }, 200.0, 0.90, 1.08, 12.0);
+}
+
+#[test]
+fn rate_steps() {
+    for seed in 1..=3 {
+        let link = Link { steps: vec![(3.0, 50e6), (8.0, 200e6)], ..Link::new(200.0, 50.0) };
+        let cell = transfer(link.clone(), 200.0, seed);
+        let share = 200.0 / area(&link, cell.report.end + 0.075);
+        assert!(share > 0.88, "seed {seed}: {share:.3} of the area");
+        assert!(cell.offered < 1.08, "seed {seed}: offered {:.3}", cell.offered);
+    }
+}
+
+#[test]
+fn outage() {
+    for seed in 1..=3 {
+        let base = || Link::new(200.0, 50.0);
+        let without = transfer(base(), 200.0, seed).report.end;
+        let with = transfer(Link { outage: Some((4.0, 3.0)), ..base() }, 200.0, seed).report.end;
+        assert!(with - without < 3.0 + 6.0 * 0.05, "seed {seed}: {:.2} s late", with - without);
+    }
+}
+
+#[test]
+fn policer_without_a_queue() {
+    for (rate, bucket, loss) in [(50e6, 1e5, 0.0), (50e6, 3e6, 0.0), (50e6, 1e5, 0.05)] {
+        let link = Link { policer: Some((rate, bucket)), ..Link::new(1000.0, 40.0).loss(loss) };
+        let report = Sim::new(link, vec![adaptive(0.0)], 1).run(20.0, u64::MAX);
+        let got = report.rate(0, 2.0, 20.0) / (50.0 * (1.0 - loss));
+        let waste = report.queue_drops as f64 / report.offered_packets as f64;
+        assert!(got > 0.9 && waste < 0.2, "got {got:.3} of the policed rate, {waste:.3} dropped");
+    }
+}
+
+#[test]
+fn marks_count_as_queue() {
+    let link = |mark_above| Link { mark_above, ..Link::new(100.0, 40.0) };
+    let run = |mark_above| Sim::new(link(mark_above), vec![adaptive(0.0)], 1).run(10.0, u64::MAX);
+    let (plain, marked) = (run(f64::INFINITY), run(0.001));
+    assert!(marked.mean_queue < 0.6 * plain.mean_queue, "{} against {}", marked.mean_queue, plain.mean_queue);
+    assert!(marked.rate(0, 2.0, 10.0) > 90.0, "{:.1} Mbit/s", marked.rate(0, 2.0, 10.0));
+}
+
+/// A session that sends a little now and then must not find a wild pace when it has much to send.
+#[test]
+fn a_little_at_a_time_proves_nothing() {
+    let start = origin();
+    let mut controller = Adaptive::new(start, 1472);
+    let mut total = 0;
+    for step in 0..500_u64 {
+        let sent_at = start + Duration::from_millis(50 * step);
+        let packet = PacketInfo { number: step, size_bytes: 1472, sent_at, app_limited: true };
+        controller.on_sent(&packet, 1472);
+        total += 1472;
+        controller.on_feedback(&FeedbackSample {
+            now: sent_at + Duration::from_millis(40),
+            acked: &[packet],
+            lost: &[],
+            spurious: 0,
+            largest_sent_at: sent_at,
+            largest_received_us: 1_000_000 + 50_000 * step,
+            received_bytes_total: total,
+            latest_rtt: Some(Duration::from_millis(40)),
+            smoothed_rtt: Duration::from_millis(40),
+            rttvar: Duration::ZERO,
+            min_rtt: Duration::from_millis(40),
+            bytes_in_flight: 0,
+            ce_marked: 0,
+        });
+    }
+    let rate = controller.rate_bytes_per_sec();
+    assert!((100_000..20_000_000).contains(&rate), "{rate} bytes a second");
+}
+
+#[test]
+fn own_kind_shares() {
+    for (mbit, rtt, count, least) in [(100.0, 40.0, 2, 0.97), (200.0, 50.0, 2, 0.97), (100.0, 40.0, 4, 0.93)]
+    {
+        for seed in 1..=2 {
+            let (jain, used, report) = own(Link::new(mbit, rtt), count, 5.0, 30.0 + 5.0 * count as f64, seed);
+            assert!(jain >= least, "{count} flows, seed {seed}: Jain {jain:.3}");
+            assert!(used > 0.95, "{count} flows, seed {seed}: {used:.3} of the link used");
+            assert!(report.mean_queue < 0.01, "{count} flows, seed {seed}: queue {:.4} s", report.mean_queue);
+        }
+    }
+}
+
+#[test]
+fn beside_cubic_and_bbr() {
+    for rival in ["cubic", "bbr"] {
+        for (other_start, own_start) in [(0.0, 0.0), (1.0, 0.0)] {
+            for seed in 1..=2 {
+                let other: Box<dyn Controller> = if rival == "cubic" {
+                    Box::new(Cubic::new(origin(), 1472))
+                } else {
+                    Box::new(Bbr::new())
+                };
+                let report = versus(Link::new(100.0, 40.0), other, other_start, own_start, 30.0, seed);
+                let (own, other) = (report.rate(0, 0.0, 30.0) / 100.0, report.rate(1, 0.0, 30.0) / 100.0);
+                assert!((0.27..0.73).contains(&own), "{rival}, seed {seed}: own share {own:.3}");
+                assert!(own + other > 0.93, "{rival}, seed {seed}: {:.3} used", own + other);
+            }
+        }
+    }
+}
+
+#[test]
+fn cubic_fills_a_clean_link() {
+    let link = Link::new(50.0, 40.0);
+    let specs = vec![flow(Box::new(Cubic::new(origin(), super::bench::PAYLOAD)), 0.0, f64::INFINITY)];
+    let report = Sim::new(link, specs, 1).run(20.0, u64::MAX);
+    assert!(report.rate(0, 2.0, 20.0) > 45.0, "{:.1} Mbit/s", report.rate(0, 2.0, 20.0));
+    // One reduction per loss event: the drops of a full queue do not take the window to nothing.
+    let link = Link::new(50.0, 40.0).loss(0.001);
+    let specs = vec![flow(Box::new(Cubic::new(origin(), super::bench::PAYLOAD)), 0.0, f64::INFINITY)];
+    let report = Sim::new(link, specs, 1).run(20.0, u64::MAX);
+    assert!(report.rate(0, 2.0, 20.0) > 8.0, "{:.1} Mbit/s", report.rate(0, 2.0, 20.0));
+}
+
+/// Nothing that a peer can put into feedback makes a controller panic or stop.
+#[test]
+fn hostile_feedback() {
+    for seed in 0..40 {
+        let mut rng = Rng::new(seed);
+        let start = origin();
+        let mut controllers: Vec<Box<dyn Controller>> =
+            vec![Box::new(Adaptive::new(start, 1472)), Box::new(Cubic::new(start, 1472))];
+        for controller in &mut controllers {
+            let mut number = 0;
+            for step in 0..400_u64 {
+                let now = start + Duration::from_millis(step * 7);
+                let mut sent = vec![];
+                for _ in 0..8 {
+                    number += 1 + (rng.unit() * 3.0) as u64;
+                    let packet =
+                        PacketInfo { number, size_bytes: 1472, sent_at: now, app_limited: rng.unit() < 0.2 };
+                    controller.on_sent(&packet, 1472 * step);
+                    sent.push(packet);
+                }
+                let wild = |rng: &mut Rng| match (rng.unit() * 4.0) as u32 {
+                    0 => 0,
+                    1 => u64::MAX,
+                    2 => (rng.unit() * 1e19) as u64,
+                    _ => step * 7000,
+                };
+                let sample = FeedbackSample {
+                    now: now + Duration::from_micros(wild(&mut rng) % 50_000),
+                    acked: &sent[..4],
+                    lost: &sent[4..6],
+                    spurious: (rng.unit() * 5.0) as u32,
+                    largest_sent_at: now,
+                    largest_received_us: wild(&mut rng),
+                    received_bytes_total: wild(&mut rng),
+                    latest_rtt: Some(Duration::from_micros(wild(&mut rng) % 10_000_000)),
+                    smoothed_rtt: Duration::from_micros(wild(&mut rng) % 10_000_000),
+                    rttvar: Duration::ZERO,
+                    min_rtt: Duration::from_micros(wild(&mut rng) % 10_000_000),
+                    bytes_in_flight: wild(&mut rng) % (1 << 40),
+                    ce_marked: (rng.unit() * 3.0) as u64,
+                };
+                controller.on_feedback(&sample);
+                if rng.unit() < 0.05 {
+                    controller.on_silence(now, 1 + (rng.unit() * 5.0) as u32);
+                }
+                assert!(controller.rate_bytes_per_sec() > 0 && controller.burst_bytes() > 0);
+                assert!(controller.window_bytes() >= 2 * 1472, "seed {seed}");
             }
         }
     }

@@ -55,6 +55,21 @@ pub struct Counters {
     pub duplicated: u64,
     /// Datagrams picked by `reorder`.
     pub reordered: u64,
+    /// IP bytes offered, those lost and dropped included.
+    pub offered_bytes: u64,
+    /// Time that all datagrams together waited before the bottleneck, their own sending not included.
+    pub queued: Duration,
+    /// The longest of these waits.
+    pub queued_most: Duration,
+}
+
+impl Counters {
+    /// How long a datagram waited before the bottleneck on average; those dropped by the full queue do not count.
+    #[must_use]
+    pub fn mean_queue(&self) -> Duration {
+        let count = (self.submitted - self.lost_to_queue).max(1);
+        Duration::from_nanos(u64::try_from(self.queued.as_nanos() / u128::from(count)).unwrap_or(u64::MAX))
+    }
 }
 
 /// The random numbers of one datagram. All are drawn for every datagram, whatever the profile and whatever
@@ -131,8 +146,8 @@ struct Bottleneck {
 }
 
 impl Bottleneck {
-    /// When the datagram has left, or `None` when the queue is full.
-    fn pass(&mut self, now: Instant, datagram_bytes: usize) -> Option<Instant> {
+    /// When the datagram has left and how long it waits before, or `None` when the queue is full.
+    fn pass(&mut self, now: Instant, datagram_bytes: usize) -> Option<(Instant, Duration)> {
         let wait = self.free_at.saturating_duration_since(now);
         if wait.is_zero() {
             (self.free_at, self.remainder) = (now, 0);
@@ -146,7 +161,7 @@ impl Bottleneck {
         }
         self.free_at += sending;
         self.remainder = scaled % self.bits_per_sec;
-        Some(self.free_at)
+        Some((self.free_at, wait))
     }
 }
 
@@ -278,10 +293,15 @@ impl<T: Clone> Impairment<T> {
         let draws = Draws::next(&mut self.rng);
         let lost = self.loss.lose(draws.loss);
         self.counters.submitted += 1;
+        self.counters.offered_bytes += (datagram.len() + OVERHEAD_BYTES) as u64;
         let departure = match &mut self.bottleneck {
             None => now,
             Some(bottleneck) => match bottleneck.pass(now, datagram.len()) {
-                Some(departure) => departure,
+                Some((departure, wait)) => {
+                    self.counters.queued += wait;
+                    self.counters.queued_most = self.counters.queued_most.max(wait);
+                    departure
+                }
                 None => {
                     self.counters.lost_to_queue += 1;
                     return;

@@ -17,7 +17,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig};
-use crate::impair::{Impairment, Profile, derive_seed};
+use crate::impair::{Counters, Impairment, Profile, derive_seed};
 use crate::session::event::{CloseReason, Direction, Event, Stats};
 use crate::store::memory::MemoryStore;
 use crate::store::{SessionKey, Store};
@@ -177,6 +177,18 @@ impl World {
     /// Datagrams that arrived anywhere so far.
     pub fn datagrams(&self) -> u64 {
         self.datagrams
+    }
+
+    /// What the links to the server and back have done so far.
+    pub fn link_counters(&self, client: usize) -> [Counters; 2] {
+        let link = &self.links[if self.shared_link { 0 } else { client }];
+        [link[0].counters(), link[1].counters()]
+    }
+
+    /// When a client's session ended, if it has.
+    pub fn closed_at(&self, client: usize, session: SessionKey) -> Option<Duration> {
+        let report = self.nodes[client + 1].reports.get(&session)?;
+        report.closed.as_ref().map(|_| report.closed_at)
     }
 
     /// What a client's session reported so far.

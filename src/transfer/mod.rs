@@ -6,6 +6,9 @@ pub mod job;
 pub mod receiver;
 pub mod sender;
 
+#[cfg(test)]
+mod tests;
+
 use job::{Compression, Overwrite};
 
 /// Default plain bytes per chunk.

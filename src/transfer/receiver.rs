@@ -44,6 +44,13 @@ struct Assembly {
     data: Vec<u8>,
 }
 
+impl Assembly {
+    /// Bytes in memory that have arrived (raw chunks are written as they come).
+    fn assembled_bytes(&self) -> u64 {
+        if self.encoded.is_some() { self.received.len() } else { 0 }
+    }
+}
+
 #[derive(Debug)]
 struct Incoming {
     path: Vec<u8>,
@@ -52,7 +59,10 @@ struct Incoming {
     chunk_size: u32,
     inline_bytes: u64,
     open: HashMap<u64, Assembly>,
-    finishing: HashMap<u64, u32>,
+    /// Chunks that the store checks: their generation, and the encoded bytes on their way there.
+    finishing: HashMap<u64, (u32, u64)>,
+    /// Bytes of this file on their way to the store.
+    queued_bytes: u64,
     stored: RangeSet,
     /// The least generation wanted of chunks that came wrong.
     wanted_generation: HashMap<u64, u32>,
@@ -115,8 +125,10 @@ pub struct Receiver {
     queued_bytes: u64,
     /// Inline contents on their way to the store.
     inline_bytes: u64,
-    /// Encoded chunks in assembly or on their way to the store.
+    /// Encoded chunks in assembly.
     reserved_bytes: u64,
+    /// Those of `reserved_bytes` that have arrived.
+    assembled_bytes: u64,
     open_chunks: usize,
     manifest_end: bool,
     counters: ReceiverCounters,
@@ -140,6 +152,7 @@ impl Receiver {
             queued_bytes: 0,
             inline_bytes: 0,
             reserved_bytes: 0,
+            assembled_bytes: 0,
             open_chunks: 0,
             manifest_end: false,
             counters: ReceiverCounters::default(),
@@ -204,12 +217,15 @@ impl Receiver {
 
     /// Segment bytes that may be in flight towards us.
     pub fn window_bytes(&self) -> u64 {
-        self.budget_bytes.saturating_sub(self.used_bytes())
+        // What assembly has reserved and not received is room for exactly that.
+        let awaited = self.reserved_bytes - self.assembled_bytes;
+        self.budget_bytes.saturating_sub(self.used_bytes()).max(awaited)
     }
 
-    /// Whether manifest entries should wait: the store has enough inline contents to work on.
+    /// Whether manifest entries should wait: the store has enough inline contents to work on. Only what the store settles
+    /// by itself may count here: digests, which files without a result wait for, come by the same stream.
     pub fn is_congested(&self) -> bool {
-        self.inline_bytes > self.budget_bytes / 2 || self.entries.len() >= MAX_UNRESOLVED
+        self.inline_bytes > self.budget_bytes / 2
     }
 
     /// A message from the sender. `Err`: a protocol error.
@@ -271,7 +287,9 @@ impl Receiver {
             return Err("more unanswered entries than the window allows");
         }
         let chunked = e.kind == EntryKind::File && e.inline.is_none();
-        let inline_bytes = e.inline.as_ref().map_or(OVERHEAD_BYTES, |i| i.data.len() as u64 + OVERHEAD_BYTES);
+        // A chunked file waits for more messages, so it must not count against the budget that holds them up.
+        let inline_bytes = if chunked { 0 } else { OVERHEAD_BYTES };
+        let inline_bytes = inline_bytes + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
         self.inline_bytes += inline_bytes;
         if e.kind == EntryKind::File {
             self.counters.bytes_total += e.size;
@@ -287,6 +305,7 @@ impl Receiver {
                 inline_bytes,
                 open: HashMap::new(),
                 finishing: HashMap::new(),
+                queued_bytes: 0,
                 stored: RangeSet::new(),
                 wanted_generation: HashMap::new(),
                 digest: None,
@@ -386,11 +405,13 @@ impl Receiver {
             if known.is_none() && self.open_chunks >= MAX_OPEN_CHUNKS {
                 return Accept::NotNow;
             }
-            if self.reserved_bytes > 0 && self.reserved_bytes + reserve > self.budget_bytes.max(held) {
+            let others = self.reserved_bytes - held;
+            if others > 0 && others + reserve > self.budget_bytes {
                 return Accept::NotNow;
             }
             self.open_chunks += usize::from(known.is_none());
-            self.reserved_bytes = self.reserved_bytes + reserve - held;
+            self.reserved_bytes = others + reserve;
+            self.assembled_bytes -= known.map_or(0, Assembly::assembled_bytes);
             let fresh = Assembly {
                 generation: s.generation,
                 encoded: s.encoded,
@@ -418,8 +439,9 @@ impl Receiver {
         }
         a.crc32 = a.crc32.or(s.crc32);
         let range = u64::from(s.offset)..u64::from(s.offset) + s.data.len() as u64;
-        let fresh = a.received.insert(range.clone()) > 0;
-        let raw = s.encoded.is_none();
+        let new_bytes = a.received.insert(range.clone());
+        let (fresh, raw) = (new_bytes > 0, s.encoded.is_none());
+        self.assembled_bytes += if raw { 0 } else { new_bytes };
         if fresh && !raw {
             a.data[range.start as usize..range.end as usize].copy_from_slice(s.data);
         }
@@ -438,7 +460,8 @@ impl Receiver {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
         let Some(a) = e.open.remove(&chunk) else { return };
         self.open_chunks -= 1;
-        e.finishing.insert(chunk, a.generation);
+        e.finishing.insert(chunk, (a.generation, a.data.len() as u64));
+        e.queued_bytes += a.data.len() as u64;
         let crc32 = a.crc32.unwrap_or_default();
         let plain = e.plain_bytes(chunk);
         self.counters.chunk_bytes_plain += plain;
@@ -451,6 +474,7 @@ impl Receiver {
             Some((codec, bytes)) => {
                 self.counters.chunk_bytes_encoded += u64::from(bytes);
                 self.reserved_bytes -= u64::from(bytes);
+                self.assembled_bytes -= u64::from(bytes);
                 self.queued_bytes += u64::from(bytes);
                 self.jobs.push_back(Job::WriteEncoded {
                     file,
@@ -487,6 +511,9 @@ impl Receiver {
 
     fn queue_write(&mut self, file: FileId, offset: u64, data: &[u8]) {
         self.queued_bytes += data.len() as u64;
+        if let Some(e) = self.entries.get_mut(&file.0) {
+            e.queued_bytes += data.len() as u64;
+        }
         if let Some((f, start, joined)) = &mut self.join
             && *f == file
             && *start + joined.len() as u64 == offset
@@ -514,7 +541,7 @@ impl Receiver {
                 Ok(have) => self.on_have(file, have),
                 Err(e) => self.resolve(file, Err(e), true),
             },
-            Done::Written { bytes, .. } => self.queued_bytes = self.queued_bytes.saturating_sub(bytes),
+            Done::Written { file, bytes } => self.on_taken(file, bytes),
             Done::ChunkStored { file, chunk, ok } => self.on_chunk_stored(file, chunk, ok),
             Done::SinkFailed { file, error } if self.entries.contains_key(&file.0) => {
                 self.jobs.push_back(Job::Abort { file, keep_partial: true });
@@ -525,8 +552,25 @@ impl Receiver {
         }
     }
 
+    /// The store has so many bytes of this file less to work on. After the file's result they no longer count.
+    fn on_taken(&mut self, file: FileId, bytes: u64) {
+        if let Some(e) = self.entries.get_mut(&file.0) {
+            let bytes = bytes.min(e.queued_bytes);
+            e.queued_bytes -= bytes;
+            self.queued_bytes -= bytes;
+        }
+    }
+
     fn on_have(&mut self, file: FileId, have: Vec<Range<u64>>) {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
+        // Segments may have come before it was known that their chunk is there.
+        let in_vain: Vec<u64> =
+            e.open.keys().copied().filter(|c| have.iter().any(|r| r.contains(c))).collect();
+        for a in in_vain.iter().filter_map(|c| e.open.remove(c)) {
+            self.open_chunks -= 1;
+            self.reserved_bytes -= a.data.len() as u64;
+            self.assembled_bytes -= a.assembled_bytes();
+        }
         for r in &have {
             e.stored.insert(r.clone());
             let bytes = (r.end * u64::from(e.chunk_size)).min(e.size) - r.start * u64::from(e.chunk_size);
@@ -541,7 +585,9 @@ impl Receiver {
 
     fn on_chunk_stored(&mut self, file: FileId, chunk: u64, ok: bool) {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
-        let Some(generation) = e.finishing.remove(&chunk) else { return };
+        let Some((generation, encoded_bytes)) = e.finishing.remove(&chunk) else { return };
+        e.queued_bytes -= encoded_bytes;
+        self.queued_bytes -= encoded_bytes;
         if ok {
             let bytes = e.plain_bytes(chunk);
             e.counted_bytes += bytes;
@@ -569,11 +615,10 @@ impl Receiver {
         self.inline_bytes -= e.inline_bytes;
         self.open_chunks -= e.open.len();
         self.reserved_bytes -= e.open.values().map(|a| a.data.len() as u64).sum::<u64>();
-        if self.join.as_ref().is_some_and(|(f, ..)| *f == file)
-            && let Some((_, _, data)) = self.join.take()
-        {
-            self.queued_bytes = self.queued_bytes.saturating_sub(data.len() as u64);
-        }
+        self.assembled_bytes -= e.open.values().map(Assembly::assembled_bytes).sum::<u64>();
+        // Jobs of a file that failed may never be answered.
+        self.queued_bytes -= e.queued_bytes;
+        self.join.take_if(|(f, ..)| *f == file);
         self.counters.bytes_done += e.size - e.counted_bytes.min(e.size);
         if tell {
             self.outbox.push_back(Message::Result { file, result: result.clone() });

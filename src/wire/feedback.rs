@@ -235,36 +235,37 @@ pub fn build_block<'s>(
         }
         received.push(r);
     }
-    let runs_low = if runs_full { None } else { Some(above) };
-    match runs_low {
-        Some(low) => {
-            // Everything fits as runs; the numbers below the last received one are missing.
-            let tail = low - range.start;
-            if tail > 0 {
-                if low == range.end {
-                    put_varint(scratch, 0);
-                }
-                put_varint(scratch, tail);
+    // The numbers below the last received one are missing; saying so must fit as well.
+    let tail = above - range.start;
+    let head = usize::from(above == range.end);
+    if !runs_full && (tail == 0 || scratch.len() + head + varint_len(tail) <= budget_bytes) {
+        if tail > 0 {
+            if head > 0 {
+                put_varint(scratch, 0);
             }
-            Some(Block { top: range.end - 1, count: range.end - range.start, kind: KIND_RUNS, body: scratch })
+            put_varint(scratch, tail);
         }
-        None => {
-            let runs_reach = runs_coverage(scratch);
-            if range.end - runs_reach <= bitmap_reach {
-                return Some(Block { top: range.end - 1, count: runs_reach, kind: KIND_RUNS, body: scratch });
-            }
-            let count = range.end - bitmap_reach;
-            scratch.clear();
-            scratch.resize(count.div_ceil(8) as usize, 0);
-            for r in received {
-                for n in r.start.max(bitmap_reach)..r.end {
-                    let i = range.end - 1 - n;
-                    scratch[(i / 8) as usize] |= 1 << (i % 8);
-                }
-            }
-            Some(Block { top: range.end - 1, count, kind: KIND_BITMAP, body: scratch })
+        return Some(Block {
+            top: range.end - 1,
+            count: range.end - range.start,
+            kind: KIND_RUNS,
+            body: scratch,
+        });
+    }
+    let runs_reach = runs_coverage(scratch);
+    if range.end - runs_reach <= bitmap_reach {
+        return Some(Block { top: range.end - 1, count: runs_reach, kind: KIND_RUNS, body: scratch });
+    }
+    let count = range.end - bitmap_reach;
+    scratch.clear();
+    scratch.resize(count.div_ceil(8) as usize, 0);
+    for r in received {
+        for n in r.start.max(bitmap_reach)..r.end {
+            let i = range.end - 1 - n;
+            scratch[(i / 8) as usize] |= 1 << (i % 8);
         }
     }
+    Some(Block { top: range.end - 1, count, kind: KIND_BITMAP, body: scratch })
 }
 
 fn runs_coverage(runs: &[u8]) -> u64 {

@@ -9,6 +9,9 @@ pub mod handshake;
 pub mod message;
 pub mod packet;
 
+#[cfg(test)]
+mod tests;
+
 /// Protocol version in every Hello.
 pub const VERSION: u8 = 1;
 /// First bytes of a Hello after its type, so that captures and firewalls can recognise it.

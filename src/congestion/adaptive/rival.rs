@@ -9,10 +9,15 @@ const STANDS_RTTS: f64 = 10.0;
 const STANDS_SECS: f64 = 0.4;
 /// Below this share of the highest rate of late for so many RTTs, with a queue, counts as well.
 const STARVED: f64 = 0.12;
-const STARVES_RTTS: f64 = 30.0;
+const STARVES_RTTS: f64 = 50.0;
+const STARVES_SECS: f64 = 2.0;
 /// Short for so long: the rival is gone. BBR empties the queue for 0.2 s every 10 s.
 const GONE_RTTS: f64 = 10.0;
 const GONE_SECS: f64 = 0.5;
+/// A rival keeps the queue long for at least this share of the time, judged after so many RTTs and seconds.
+const REAL: f64 = 0.3;
+const MISTAKEN_RTTS: f64 = 30.0;
+const MISTAKEN_SECS: f64 = 1.5;
 /// Share of the link that we send. What we get is less, since a rival that probes gains on one that does not: about 0.5
 /// beside CUBIC and 0.35 beside BBR.
 const SHARE: f64 = 0.6;
@@ -81,6 +86,9 @@ pub(super) struct Rival {
     before: f64,
     held: f64,
     floor: f64,
+    /// Seconds that we competed, and those with a long queue.
+    beside: f64,
+    full: f64,
 }
 
 impl Rival {
@@ -101,6 +109,8 @@ impl Rival {
             before: 0.0,
             held: 0.0,
             floor: 0.0,
+            beside: 0.0,
+            full: 0.0,
         }
     }
 
@@ -134,7 +144,7 @@ impl Rival {
             let starved =
                 view.pass_rate < STARVED * self.peak() && view.queue > 1.25 * view.aim + view.jitter;
             self.starves = if starved { self.starves + step } else { (self.starves - step).max(0.0) };
-            if self.starves > (STARVES_RTTS * view.rtt).max(2.0 * STANDS_SECS) {
+            if self.starves > (STARVES_RTTS * view.rtt).max(STARVES_SECS) {
                 self.stands = f64::INFINITY;
             }
             let enough =
@@ -145,6 +155,8 @@ impl Rival {
                 self.link = Some(link);
                 self.floor = LEAST_SHARE * link;
                 self.since = view.now;
+                self.beside = 0.0;
+                self.full = 0.0;
                 self.gone = 0.0;
                 self.dip = None;
                 self.next_dip = view.now + 4.0 * view.rtt;
@@ -157,9 +169,16 @@ impl Rival {
             (self.gone - step).max(0.0)
         };
         let gone = self.gone > (GONE_RTTS * view.rtt).max(GONE_SECS);
-        if gone || view.now > self.since + TEST_EVERY_SECS + 40.0 * view.rtt {
+        // One that fills the queue does so: if it is short most of the time, those beside us yield as we would.
+        self.beside += step;
+        if view.queue > HIGH * view.aim + view.jitter {
+            self.full += step;
+        }
+        let real = self.full > REAL * self.beside;
+        let mistaken = !real && self.beside > (MISTAKEN_RTTS * view.rtt).max(MISTAKEN_SECS);
+        if gone || mistaken || view.now > self.since + TEST_EVERY_SECS + 40.0 * view.rtt {
             self.before = self.link.take().unwrap_or(0.0);
-            self.left_at = view.now;
+            self.left_at = if real { view.now } else { f64::NEG_INFINITY };
             self.held = view.pass_rate;
             self.stands = 0.0;
             self.starves = 0.0;

@@ -24,8 +24,12 @@ const HINT_PROVEN: f64 = 0.92;
 const BEYOND: f64 = 1.3;
 /// Loss from which a path without a queue may be one that is full.
 const LOSS_STEP: f64 = 0.1;
-/// Growth of what arrives, while what is sent doubles, that is none.
+/// Growth of what is sent over which what arrives is compared, and growth of that which is none.
+const PLATEAU_STEP: f64 = 1.8;
 const PLATEAU: f64 = 1.3;
+
+/// A round is at least this long: about the spacing of feedback on the shortest paths, several times.
+const ROUND_SECS: f64 = 0.004;
 
 /// What to do next.
 #[derive(Debug)]
@@ -48,8 +52,9 @@ pub(super) struct Startup {
     at: f64,
     ceiling: f64,
     started: bool,
-    /// An interval of about one RTT ago, and when it was taken.
-    mark: Option<(f64, Interval)>,
+    /// The interval to compare with, until twice its rate is sent.
+    mark: Option<Interval>,
+    step_at: f64,
 }
 
 impl Startup {
@@ -63,6 +68,7 @@ impl Startup {
             ceiling: 0.0,
             started: false,
             mark: None,
+            step_at: 0.0,
         }
     }
 
@@ -86,7 +92,7 @@ impl Startup {
         if self.hint.is_none() {
             return 0.0;
         }
-        let rounds = ((now - self.at) / rtt).clamp(0.0, 4.0);
+        let rounds = ((now - self.at) / rtt.max(ROUND_SECS)).clamp(0.0, 4.0);
         (self.from * HINTED_GROWTH.powf(rounds)).min(self.ceiling)
     }
 
@@ -111,13 +117,22 @@ impl Startup {
         {
             return Step::Done(loss.capacity(&interval));
         }
-        if let Some(capacity) = self.plateau(now, path, rtt) {
+        if let Some(capacity) = self.plateau(path, rtt) {
             return Step::Done(capacity);
         }
         self.started = true;
         let flight = INITIAL_PACKETS * self.datagram;
         // The trains of the initial flight count as one flight per RTT.
-        let arrived = if point.cumulative as f64 <= flight { flight / rtt } else { point.pace };
+        let round = rtt.max(ROUND_SECS);
+        let mut arrived = if point.cumulative as f64 <= flight { flight / round } else { point.pace };
+        if rtt < ROUND_SECS {
+            // Feedback is as slow as a round here: no more than one step in each.
+            if now < self.step_at {
+                arrived /= GROWTH;
+            } else {
+                self.step_at = now + ROUND_SECS;
+            }
+        }
         self.trust_trains(now, arrived, rtt);
         let pace = match self.hint {
             // Near the hint the steps are small: it may be a little high.
@@ -143,27 +158,25 @@ impl Startup {
             return;
         }
         self.hint = Some(rate);
-        self.from = (INITIAL_PACKETS * self.datagram / rtt).max(arrived);
+        self.from = (INITIAL_PACKETS * self.datagram / rtt.max(ROUND_SECS)).max(arrived);
         self.at = now;
         self.ceiling = rate * HINT_UNPROVEN;
     }
 
     /// A path without a queue (a policer) that lets no more through however much is sent.
-    fn plateau(&mut self, now: f64, path: &Path, rtt: f64) -> Option<f64> {
-        let interval = path.interval((rtt / 4.0).max(0.01), 60.0 * self.datagram)?;
-        let Some((at, mark)) = self.mark else {
-            self.mark = Some((now, interval));
+    fn plateau(&mut self, path: &Path, rtt: f64) -> Option<f64> {
+        let interval = path.interval((rtt / 4.0).max(0.002), 60.0 * self.datagram)?;
+        let Some(mark) = self.mark else {
+            self.mark = Some(interval);
             return None;
         };
-        if interval.loss > LOSS_STEP
-            && interval.sent_rate > 1.8 * mark.sent_rate
-            && interval.got_rate < PLATEAU * mark.got_rate
-        {
-            return Some(interval.got_rate / (1.0 - mark.loss));
+        if interval.sent_rate < PLATEAU_STEP * mark.sent_rate {
+            return None;
         }
-        if now > at + 0.75 * rtt {
-            self.mark = Some((now, interval));
+        if interval.loss > LOSS_STEP && interval.got_rate < PLATEAU * mark.got_rate {
+            return Some(interval.got_rate / (1.0 - mark.loss.min(0.5)));
         }
+        self.mark = Some(interval);
         None
     }
 }
