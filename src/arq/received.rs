@@ -7,7 +7,7 @@ use crate::wire::feedback::{BlockList, Feedback, build_block};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// Most ranges of received numbers kept; beyond, the oldest are forgotten as if the floor had passed them.
+/// Most ranges of received numbers kept; beyond, packets that would make another are treated as not received.
 /// 30 % loss makes about 0.2 ranges a packet, so this spans 80,000 packets.
 pub const MAX_RANGES: usize = 16_384;
 /// Feedback delay before the sender's first FLOOR frame.
@@ -75,14 +75,16 @@ impl ReceivedNumbers {
         number < self.floor || self.numbers.contains(number)
     }
 
+    /// Whether there is room to remember one more gap. If not, a packet that would make one is treated as not received until the
+    /// sender's floor has moved: forgetting gaps would leave the sender waiting for ever.
+    pub fn has_room_for(&self, number: u64) -> bool {
+        self.numbers.range_count() < MAX_RANGES || number + 1 == self.expected() || number == self.expected()
+    }
+
     /// A new valid packet arrived.
     pub fn on_packet(&mut self, now: Instant, number: u64, size_bytes: usize, eliciting: bool, ce: bool) {
         let expected = self.expected();
         self.numbers.insert(number..number + 1);
-        while self.numbers.range_count() > MAX_RANGES {
-            let second = self.numbers.iter().nth(1).map_or(0, |r| r.start);
-            self.raise_floor(second);
-        }
         self.bytes += size_bytes as u64;
         self.ce_count += u64::from(ce);
         if number >= expected {

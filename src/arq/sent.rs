@@ -120,6 +120,8 @@ pub struct SentPackets {
     newest_acked_at: Option<Instant>,
     /// Every number below is settled.
     unsettled_from: u64,
+    /// Packets in the ring that were declared lost.
+    lost_remembered: u64,
     reorder_window: Duration,
     reorder_grown_at: Option<Instant>,
     loss_deadline: Option<Instant>,
@@ -143,6 +145,7 @@ impl SentPackets {
             largest_acked: None,
             newest_acked_at: None,
             unsettled_from: 0,
+            lost_remembered: 0,
             reorder_window: Duration::ZERO,
             reorder_grown_at: None,
             loss_deadline: None,
@@ -269,8 +272,10 @@ impl SentPackets {
         out: &mut Outcome,
     ) -> bool {
         let newest_before = self.newest_acked_at;
-        // Settled numbers are passed over in one step: everything below `unsettled_from` can only be late arrivals.
-        for number in (range.start..range.end).rev() {
+        // Below `unsettled_from` there is nothing to acknowledge but late arrivals of what is remembered as lost.
+        let start =
+            if self.lost_remembered == 0 { range.start.max(self.unsettled_from) } else { range.start };
+        for number in (start..range.end).rev() {
             let i = (number - self.floor) as usize;
             let slot = self.ring[i];
             match slot.state {
@@ -285,6 +290,7 @@ impl SentPackets {
                     }
                 }
                 State::Lost => {
+                    self.lost_remembered -= 1;
                     out.spurious.push(Settled { info: self.info(number, &slot), content: slot.content })
                 }
             }
@@ -357,6 +363,7 @@ impl SentPackets {
     fn declare_lost(&mut self, number: u64, out: &mut Outcome) {
         let slot = &mut self.ring[(number - self.floor) as usize];
         slot.state = State::Lost;
+        self.lost_remembered += 1;
         let slot = *slot;
         self.bytes_in_flight -= u64::from(slot.size_bytes);
         self.packets_in_flight -= 1;
@@ -386,6 +393,7 @@ impl SentPackets {
             if !done {
                 break;
             }
+            self.lost_remembered -= u64::from(slot.state == State::Lost);
             self.ring.pop_front();
             self.floor += 1;
         }

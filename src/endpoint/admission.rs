@@ -15,6 +15,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+/// Answers to an address that has proved nothing are at most so many times what it sent (RFC 9000, section 8).
+const MAX_AMPLIFICATION: usize = 3;
 /// Most half-open handshakes; beyond, the oldest is forgotten.
 pub const MAX_HALF_OPEN: usize = 1024;
 /// With more half-open handshakes than this, a Hello needs a cookie.
@@ -59,6 +61,10 @@ pub(super) struct Admitted {
     pub(super) client_cid: Cid,
     pub(super) keys: SessionKeys,
     pub(super) params: Params,
+    /// What the Reply promised.
+    pub(super) told: Params,
+    /// The address that got the Reply.
+    pub(super) remote: SocketAddr,
     /// From the first Reply to the Confirm.
     pub(super) handshake_rtt: Duration,
     /// There was only one Reply: this is the RTT, not just a bound of it.
@@ -172,7 +178,8 @@ impl Admission {
             Some((version, client_cid)) if version != VERSION => {
                 let text =
                     format!("this server speaks version {VERSION} of the protocol, the client {version}");
-                Some(Reject { client_cid, code: RejectCode::Version, text }.encode())
+                let answer = Reject { client_cid, code: RejectCode::Version, text }.encode();
+                (answer.len() <= MAX_AMPLIFICATION * packet.len()).then_some(answer)
             }
             _ => {
                 self.counters.corrupted += 1;
@@ -279,6 +286,8 @@ impl Admission {
             client_cid: h.client_cid,
             keys: h.keys,
             params: h.params,
+            told: h.reply.params,
+            remote: h.remote,
             handshake_rtt: now - h.created_at,
             rtt_is_exact: !h.repeated,
         })

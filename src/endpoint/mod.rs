@@ -251,7 +251,7 @@ impl Endpoint {
                 return None;
             }
         };
-        let setup = self.setup(remote, admitted.server_cid);
+        let setup = self.setup(admitted.remote, admitted.server_cid);
         let session = Session::accept(
             now,
             setup,
@@ -259,7 +259,7 @@ impl Endpoint {
             self.next_key,
             admitted.client_cid,
             admitted.keys,
-            &admitted.params,
+            (&admitted.params, &admitted.told),
             (admitted.handshake_rtt, admitted.rtt_is_exact),
         );
         Some(self.add(now, admitted.server_cid, session))
@@ -343,7 +343,7 @@ impl Endpoint {
                 continue;
             };
             self.ready.push_back(key);
-            let remote = e.session.remote();
+            let remote = train.remote.unwrap_or(e.session.remote());
             let datagrams = train.size.div_ceil(train.segment_size.max(1));
             if let Some(p) = &mut self.limit {
                 p.on_sent(now, (train.size + datagrams * 28) as u64);

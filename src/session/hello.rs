@@ -126,7 +126,8 @@ impl Session {
         self.remote_cid = reply.server_cid;
         self.seal = SealKeys::new(keys.client);
         self.open = OpenKeys::new(keys.server);
-        self.phase = Phase::Confirming(keys.confirm);
+        self.confirm = Some(keys.confirm);
+        self.phase = Phase::Confirming;
         self.heard_at = now;
         self.apply_params(now, &reply.params);
         self.path.update(now);
@@ -143,7 +144,7 @@ impl Session {
     }
 
     fn on_reject(&mut self, now: Instant, r: Reject) {
-        if !matches!(self.phase, Phase::Hello(_) | Phase::Confirming(_)) {
+        if !matches!(self.phase, Phase::Hello(_) | Phase::Confirming) {
             return;
         }
         let reason = match r.code {

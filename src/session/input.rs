@@ -3,7 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Receiving a packet".
 
 use super::event::CloseReason;
-use super::{Phase, Role, Session};
+use super::{MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::arq::sent::{Content, Settled};
 use crate::congestion::{FeedbackSample, PacketInfo};
 use crate::transfer::receiver::Accept;
@@ -35,7 +35,9 @@ impl Session {
                 Err(_) => self.stats.packets_corrupted += 1,
             },
             Some(b) if b & !1 == TYPE_DATA => self.on_protected(now, from, ce, datagram),
-            _ => self.handle_handshake_packet(now, datagram),
+            // Answers to a Hello come from where it went.
+            _ if from == self.path.remote => self.handle_handshake_packet(now, datagram),
+            _ => {}
         }
     }
 
@@ -52,17 +54,21 @@ impl Session {
             return;
         }
         let (head, sealed) = packet.split_at_mut(header_len);
+        if self.open.exhausted() || self.seal.exhausted() {
+            return self.finish(CloseReason::Protocol("the keys are used up (RFC 9001, section 6.6)".into()));
+        }
         let Ok(payload) = self.open.open(number, header.key_phase, head, sealed) else { return };
         self.heard_at = now;
-        if matches!(self.phase, Phase::Confirming(_)) {
+        if matches!(self.phase, Phase::Confirming) {
             self.phase = Phase::Open;
+            self.confirm = None;
             self.on_open();
         }
         if from != self.path.remote && self.received.expected() <= number {
             self.on_new_address(now, from);
         }
         let effects = self.on_frames(now, number, payload);
-        if !effects.refused {
+        if !effects.refused && self.received.has_room_for(number) {
             self.stats.packets_received += 1;
             self.stats.wire_bytes_received += size as u64;
             self.received.on_packet(now, number, size, effects.eliciting, ce);
@@ -114,6 +120,7 @@ impl Session {
                 Ok(kept) => effects.refused |= !kept,
                 Err(e) => effects.violation = Some(e.to_string()),
             },
+            Frame::Segment(_) if self.control_tx.buffered() > MAX_CONTROL_BUFFER => effects.refused = true,
             Frame::Segment(s) => match self.receiver.on_segment(&s) {
                 Accept::Yes => {}
                 Accept::NotNow => effects.refused = true,
@@ -121,7 +128,7 @@ impl Session {
             },
             Frame::Close { code, text } => self.on_close(code, text),
             Frame::PathChallenge(bytes) => self.path_response = Some(bytes),
-            Frame::PathResponse(_) => {}
+            Frame::PathResponse(bytes) => self.on_path_response(now, bytes),
         }
     }
 
@@ -141,14 +148,6 @@ impl Session {
             r => r,
         };
         self.finish(reason);
-    }
-
-    /// The authenticated peer sends from another address (NAT rebinding): follow it.
-    fn on_new_address(&mut self, now: Instant, from: SocketAddr) {
-        log::debug!("peer moved from {} to {from}", self.path.remote);
-        self.path.remote = from;
-        self.path.controller.on_path_change(now);
-        self.path.update(now);
     }
 
     fn on_feedback(&mut self, now: Instant, number: u64, f: &Feedback<'_>) -> Result<(), String> {

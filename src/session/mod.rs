@@ -5,6 +5,7 @@
 pub mod event;
 mod hello;
 mod input;
+mod migration;
 mod output;
 mod path;
 mod request;
@@ -26,6 +27,7 @@ use crate::wire::Cid;
 use crate::wire::handshake::Params;
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
+use migration::Candidate;
 use path::Path;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -39,6 +41,10 @@ pub use output::Train;
 const MAX_CONTROL_WINDOW: u64 = 4 << 20;
 /// The least control window: a message must fit.
 const MIN_CONTROL_WINDOW: u64 = 128 * 1024;
+/// Control-stream bytes that wait for a peer's acknowledgement at most; beyond, nothing is taken in that would answer with more.
+const MAX_CONTROL_BUFFER: usize = 8 << 20;
+/// A server waits so long for a session's request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an unauthenticated Reject waits for a valid packet to contradict it.
 const REJECT_GRACE: Duration = Duration::from_millis(300);
 /// A server keeps a finished session so long for the client's CLOSE.
@@ -49,7 +55,7 @@ enum Phase {
     /// Client: Hello sent, no Reply yet.
     Hello(Box<ClientHello>),
     /// Client: keys known, no valid packet from the server yet. Packets carry the confirmation.
-    Confirming([u8; 16]),
+    Confirming,
     /// Both sides proved themselves.
     Open,
     /// Said goodbye; so many CLOSE packets are still to be sent.
@@ -102,6 +108,10 @@ pub struct Session {
     ping_due: bool,
     floor_sent_at: Option<Instant>,
     path_response: Option<[u8; 8]>,
+    /// A new address of the peer that has not proved itself yet.
+    candidate: Option<Candidate>,
+    /// The key confirmation, as long as packets must carry it.
+    confirm: Option<[u8; 16]>,
     /// When the next copy of the tail is due; `None`: not known, look.
     tail_at: Option<Instant>,
     sender: Sender,
@@ -178,7 +188,7 @@ impl Session {
         serial: u64,
         remote_cid: Cid,
         keys: SessionKeys,
-        peer: &Params,
+        (peer, told): (&Params, &Params),
         (handshake_rtt, exact): (Duration, bool),
     ) -> Self {
         let rng = StdRng::from_seed(setup.seed);
@@ -193,6 +203,7 @@ impl Session {
             s.rtt.set_upper_bound(handshake_rtt);
         }
         s.apply_params(now, peer);
+        (s.credit_told, s.window_told) = (told.control_credit_bytes, told.receive_window_bytes);
         if let Role::Server { config, .. } = &s.role {
             s.receiver.set_max_file_bytes(config.max_file_bytes);
         }
@@ -235,6 +246,8 @@ impl Session {
             ping_due: false,
             floor_sent_at: None,
             path_response: None,
+            candidate: None,
+            confirm: None,
             tail_at: None,
             sender: Sender::new(config.chunk_size, config.compress, send_budget),
             receiver: Receiver::new(receive_budget),
@@ -290,7 +303,7 @@ impl Session {
             Phase::Closing { .. } | Phase::Closed => {}
             Phase::Hello(_) => self.finish(reason),
             // Two copies: nobody will repeat a lost one.
-            Phase::Confirming(_) | Phase::Open => self.phase = Phase::Closing { reason, copies: 2 },
+            Phase::Confirming | Phase::Open => self.phase = Phase::Closing { reason, copies: 2 },
         }
     }
 

@@ -12,6 +12,7 @@ use crate::wire::packet::{
     CONFIRM_HEADER_BYTES, DATA_HEADER_BYTES, ProtectedHeader, TRAILER_BYTES, append_trailer,
 };
 use rand::RngExt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Most bytes of one train: a UDP send takes no more, headers included.
@@ -35,6 +36,8 @@ pub struct Train {
     pub size: usize,
     /// Size of each datagram but the last.
     pub segment_size: usize,
+    /// Where to, if not to the peer's address (a challenge to a new one).
+    pub remote: Option<SocketAddr>,
     /// Whether rate control and pacing applied (not for handshakes, feedback and goodbyes alone).
     pub paced: bool,
 }
@@ -68,7 +71,10 @@ impl Session {
                 return Some(single(packet.len()));
             }
             Phase::Closing { .. } => return self.transmit_close(now, buf),
-            Phase::Confirming(_) | Phase::Open => {}
+            Phase::Confirming | Phase::Open => {}
+        }
+        if let Some(train) = self.transmit_challenge(now, buf) {
+            return Some(train);
         }
         if let Some(train) = self.transmit_mtu_probe(now, buf, allow_data) {
             return Some(train);
@@ -93,7 +99,11 @@ impl Session {
                 break;
             }
         }
-        (count > 0).then_some(Train { size: buf.len() - start, segment_size, paced })
+        if paced {
+            // The start of a path ramps by time, train by train.
+            self.path.update(now);
+        }
+        (count > 0).then_some(Train { size: buf.len() - start, segment_size, remote: None, paced })
     }
 
     /// Whether there is anything that rate control would have to let pass.
@@ -152,6 +162,16 @@ impl Session {
         Some(single(buf.len() - start))
     }
 
+    fn transmit_challenge(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Train> {
+        let (remote, challenge) = self.next_challenge(now)?;
+        let start = buf.len();
+        let payload_start = self.begin_packet(buf);
+        Frame::PathChallenge(challenge).encode(buf);
+        // Not tracked: repeated by its own timer, and lost on a path that says nothing of the present one.
+        self.finish_packet(now, buf, start, payload_start, false, Content::default());
+        Some(Train { remote: Some(remote), ..single(buf.len() - start) })
+    }
+
     fn transmit_mtu_probe(&mut self, now: Instant, buf: &mut Vec<u8>, allow_data: bool) -> Option<Train> {
         if !allow_data || !self.sender.has_fresh() || !self.window_has_room() || !self.path.may_send(now) {
             return None;
@@ -174,7 +194,7 @@ impl Session {
     }
 
     fn trailer_bytes(&self) -> usize {
-        if matches!(self.phase, Phase::Confirming(_)) { TRAILER_BYTES } else { 0 }
+        if self.confirm.is_some() { TRAILER_BYTES } else { 0 }
     }
 
     fn begin_packet(&mut self, buf: &mut Vec<u8>) -> usize {
@@ -185,15 +205,11 @@ impl Session {
         if self.seal.update_due() {
             self.seal.update(number);
         }
-        let confirm = match &self.phase {
-            Phase::Confirming(c) => Some(*c),
-            _ => None,
-        };
         let header = ProtectedHeader {
             cid: self.remote_cid,
             truncated_number: number as u32,
             key_phase: self.seal.phase(),
-            confirm,
+            confirm: self.confirm,
         };
         let start = buf.len();
         header.encode(buf);
@@ -340,7 +356,7 @@ impl Session {
     ) {
         let number = self.sent.next_number();
         self.seal.seal_packet(number, buf, start, payload_start);
-        if matches!(self.phase, Phase::Confirming(_)) {
+        if self.confirm.is_some() {
             append_trailer(buf, start);
         }
         let size = buf.len() - start;
@@ -367,5 +383,5 @@ impl Session {
 }
 
 fn single(size: usize) -> Train {
-    Train { size, segment_size: size, paced: false }
+    Train { size, segment_size: size, remote: None, paced: false }
 }

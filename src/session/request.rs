@@ -3,7 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Requests".
 
 use super::event::{CloseReason, Direction, Event};
-use super::{Phase, Role, Session};
+use super::{MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind};
 use crate::wire::message::{Message, path_is_clean};
@@ -39,7 +39,10 @@ impl Session {
 
     /// Works through the control stream as far as it is there and the receiver can take it.
     pub(super) fn process_control(&mut self, now: Instant) {
-        while !self.receiver.is_congested() {
+        // Only entries make more work for the receiver; what resolves entries must never wait behind a full window.
+        while !(self.receiver.is_congested() && Message::next_is_entry(self.control_rx.ready()))
+            && self.control_tx.buffered() <= MAX_CONTROL_BUFFER
+        {
             let (message, used) = match Message::decode(self.control_rx.ready()) {
                 Ok(Some(found)) => found,
                 Ok(None) => return,

@@ -3,7 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Timers".
 
 use super::event::CloseReason;
-use super::{LINGER, Phase, Role, Session};
+use super::{LINGER, Phase, REQUEST_TIMEOUT, Role, Session};
 use std::time::{Duration, Instant};
 
 /// Probes are spaced at most so many RTTs apart for the first half-minute of silence.
@@ -32,7 +32,7 @@ impl Session {
             Phase::Closed => return None,
             Phase::Closing { .. } => return Some(now),
             Phase::Hello(h) => at(Some(h.next_at().min(h.deadline))),
-            Phase::Confirming(_) | Phase::Open => {
+            Phase::Confirming | Phase::Open => {
                 at(self.give_up.as_ref().map(|_| now));
                 at(self.received.deadline());
                 at(self.sent.loss_deadline());
@@ -41,6 +41,8 @@ impl Session {
                 at(self.keep_alive_deadline());
                 at(self.pacing_deadline(now));
                 at(Some(self.idle_deadline()));
+                at(self.request_deadline());
+                at(self.challenge_deadline());
                 at(self.completed_at.filter(|_| !self.is_client()).map(|t| t + LINGER));
                 at(self.drain_deadline());
             }
@@ -59,7 +61,7 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Role::Client { reject: Some((t, reason)), .. } = &self.role
             && now >= *t
-            && matches!(self.phase, Phase::Hello(_) | Phase::Confirming(_))
+            && matches!(self.phase, Phase::Hello(_) | Phase::Confirming)
         {
             let reason = reason.clone();
             self.finish(reason);
@@ -74,7 +76,7 @@ impl Session {
                 }
                 return;
             }
-            Phase::Confirming(_) | Phase::Open => {}
+            Phase::Confirming | Phase::Open => {}
         }
         if let Some(reason) = self.give_up.take() {
             self.close(now, reason);
@@ -86,6 +88,10 @@ impl Session {
         }
         if self.completed_at.is_some_and(|t| !self.is_client() && now >= t + LINGER) {
             self.close(now, CloseReason::Done);
+            return;
+        }
+        if self.request_deadline().is_some_and(|t| now >= t) {
+            self.close(now, CloseReason::Refused("no request came".into()));
             return;
         }
         if self.sent.loss_deadline().is_some_and(|t| now >= t) {
@@ -102,6 +108,12 @@ impl Session {
             self.ping_due = true;
         }
         self.advance(now);
+    }
+
+    /// A client that asks for nothing does not keep a slot.
+    fn request_deadline(&self) -> Option<Instant> {
+        let waiting = matches!(self.role, Role::Server { requested: None, .. });
+        waiting.then(|| self.started_at + REQUEST_TIMEOUT)
     }
 
     fn on_loss_timer(&mut self, now: Instant) {

@@ -214,6 +214,12 @@ impl World {
         self.links[link][1].set_profile(down, now);
     }
 
+    /// A client gets another address, as a NAT would give it; what is sent to the old one is lost.
+    pub fn move_client(&mut self, client: usize) {
+        let addr = &mut self.nodes[client + 1].addr;
+        addr.set_port(addr.port() + 1);
+    }
+
     /// Uploads local paths of a client's store into the server's root.
     pub fn put(&mut self, client: usize, paths: &[&[u8]]) -> SessionKey {
         let request = Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Never };

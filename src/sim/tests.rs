@@ -248,3 +248,39 @@ fn forty_clients_at_once() {
         assert!(w.server_store().get(name.as_bytes()) == w.client_store(i).get(name.as_bytes()));
     }
 }
+
+#[test]
+fn a_client_that_gets_another_address_goes_on() {
+    for get in [false, true] {
+        let s = Scenario::symmetric(base_seed(), profile("delay=20ms,rate=50mbit,loss=1%"));
+        let mut w = World::new(&s);
+        let content = pattern(3, 6_000_000);
+        let key = if get {
+            w.server_store().insert_file(b"f", content, Default::default());
+            w.get(0, &[b"f"])
+        } else {
+            w.client_store(0).insert_file(b"f", content, Default::default());
+            w.put(0, &[b"f"])
+        };
+        w.run_for(Duration::from_millis(400));
+        w.move_client(0);
+        w.run().expect("ends");
+        assert_eq!(w.report(0, key).closed, Some(CloseReason::Done), "get {get}");
+        assert!(w.server_store().get(b"f") == w.client_store(0).get(b"f"));
+    }
+}
+
+#[test]
+fn more_streamed_files_than_the_manifest_window() {
+    let s = Scenario::symmetric(base_seed(), profile("delay=2ms,rate=1gbit,loss=1%"));
+    let mut w = World::new(&s);
+    w.client_store(0).insert_file(b"t/a", pattern(1, 20_000_000), Default::default());
+    for i in 0..9000u64 {
+        let path = format!("t/f{i}");
+        w.client_store(0).insert_file(path.as_bytes(), pattern(i, 17_000), Default::default());
+    }
+    let key = w.put(0, &[b"t"]);
+    w.run().expect("ends");
+    let r = w.report(0, key);
+    assert_eq!((r.closed, r.failures.len()), (Some(CloseReason::Done), 0));
+}

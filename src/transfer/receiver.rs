@@ -8,9 +8,9 @@ use super::job::{
 use super::sender::MAX_UNRESOLVED;
 use crate::arq::rangeset::RangeSet;
 use crate::session::event::{Direction, Event};
-use crate::wire::MAX_HAVE_RANGES;
 use crate::wire::frame::Segment;
 use crate::wire::message::Message;
+use crate::wire::{MAX_GENERATION, MAX_HAVE_RANGES};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -336,7 +336,7 @@ impl Receiver {
 
     /// Takes in the segments that came before their entry.
     fn replay_early(&mut self, file: FileId) -> Result<(), &'static str> {
-        if self.early.is_empty() {
+        if !self.early.iter().any(|e| e.file == file.0) {
             return Ok(());
         }
         let (mine, others) = std::mem::take(&mut self.early).into_iter().partition(|e| e.file == file.0);
@@ -366,7 +366,7 @@ impl Receiver {
     fn ask_again(&mut self, file: FileId, chunk: u64, generation: u32) {
         if let Some(i) = self.entries.get_mut(&file.0) {
             let wanted = i.wanted_generation.entry(chunk).or_insert(0);
-            if *wanted <= generation {
+            if *wanted <= generation && generation < MAX_GENERATION {
                 *wanted = generation + 1;
                 self.outbox.push_back(Message::Resend { file, chunk });
             }

@@ -19,6 +19,10 @@ use std::ops::Range;
 
 /// Most entries announced and not yet answered: the manifest's window.
 pub const MAX_UNRESOLVED: usize = 8192;
+/// Most of them with a stream of chunks of their own: each is an open file at the receiver.
+pub const MAX_STREAMED: usize = 512;
+/// Most chunks asked for again at once.
+const MAX_RESENDS: usize = 1024;
 /// Entries asked of a walk at once.
 const WALK_BATCH: usize = 256;
 /// The manifest stays so far ahead of what the control stream has sent; enough for 10 ms at 400 Mbit/s.
@@ -88,6 +92,10 @@ pub struct Sender {
     /// Files with chunks still to be read, in order.
     reading: VecDeque<FileId>,
     reads_out: usize,
+    /// Chunks that came wrong, to be read again.
+    resends: VecDeque<(FileId, u64)>,
+    /// Unresolved entries with chunks.
+    streamed: usize,
     held_bytes: u64,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -130,6 +138,8 @@ impl Sender {
             unresolved: HashMap::new(),
             reading: VecDeque::new(),
             reads_out: 0,
+            resends: VecDeque::new(),
+            streamed: 0,
             held_bytes: 0,
             slots: Vec::new(),
             free: Vec::new(),
@@ -197,7 +207,7 @@ impl Sender {
 
     /// Whether all chunk data known of was sent at least once: the tail.
     pub fn is_tail(&self) -> bool {
-        self.reading.is_empty() && self.reads_out == 0 && self.fresh.is_empty()
+        self.resends.is_empty() && self.reading.is_empty() && self.reads_out == 0 && self.fresh.is_empty()
     }
 
     /// Keeps walk, manifest and read-ahead going. `control_unsent`: bytes waiting in the control stream.
@@ -214,7 +224,10 @@ impl Sender {
                 list_only: self.list_only,
             });
         }
-        while control_unsent < MANIFEST_AHEAD_BYTES && self.unresolved.len() < MAX_UNRESOLVED {
+        while control_unsent < MANIFEST_AHEAD_BYTES
+            && self.unresolved.len() < MAX_UNRESOLVED
+            && self.streamed < MAX_STREAMED
+        {
             let Some(found) = self.found.pop_front() else { break };
             control_unsent += match found {
                 Ok(entry) => self.announce(entry),
@@ -261,6 +274,7 @@ impl Sender {
             self.counters.bytes_total += e.size;
         }
         if chunked {
+            self.streamed += 1;
             self.open_chunked(file, &e);
         }
         self.unresolved.insert(
@@ -319,6 +333,15 @@ impl Sender {
 
     /// Asks for chunks as far as the budget goes; one chunk is always allowed.
     fn read_ahead(&mut self) {
+        while self.reads_out < MAX_READS
+            && let Some((file, chunk)) = self.resends.pop_front()
+        {
+            if let Some(c) = self.unresolved.get(&file.0).and_then(|o| o.chunked.as_ref()) {
+                self.reads_out += 1;
+                self.held_bytes += u64::from(c.chunk_size);
+                self.jobs.push_back(Job::ReadChunk { file, chunk });
+            }
+        }
         while let Some(&file) = self.reading.front() {
             let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) else {
                 self.reading.pop_front();
@@ -418,13 +441,9 @@ impl Sender {
         }
     }
 
-    fn release_where(&mut self, file: FileId, chunks: Option<&Range<u64>>) {
+    fn release_where(&mut self, file: FileId, which: impl Fn(u64) -> bool) {
         for slot in 0..self.slots.len() {
-            let hit = self.slots[slot]
-                .chunk
-                .as_ref()
-                .is_some_and(|c| c.file == file && chunks.is_none_or(|r| r.contains(&c.chunk)));
-            if hit {
+            if self.slots[slot].chunk.as_ref().is_some_and(|c| c.file == file && which(c.chunk)) {
                 self.release(slot as u32);
             }
         }
@@ -445,18 +464,22 @@ impl Sender {
                 if file.0 >= self.next_id {
                     return false;
                 }
-                for r in ranges {
-                    if let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) {
-                        let end = r.end.min(c.chunk_count);
-                        c.have.insert(r.start.min(end)..end);
-                        self.release_where(file, Some(&r));
-                    }
-                }
+                self.on_have(file, &ranges);
             }
             Message::Resend { file, chunk } => return self.resend(file, chunk),
             _ => return false,
         }
         true
+    }
+
+    fn on_have(&mut self, file: FileId, ranges: &[Range<u64>]) {
+        let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) else { return };
+        for r in ranges {
+            let end = r.end.min(c.chunk_count);
+            c.have.insert(r.start.min(end)..end);
+        }
+        let have = c.have.clone();
+        self.release_where(file, |chunk| have.contains(chunk));
     }
 
     fn resend(&mut self, file: FileId, chunk: u64) -> bool {
@@ -468,18 +491,18 @@ impl Sender {
             return false;
         }
         *c.generations.entry(chunk).or_insert(0) += 1;
-        let size = c.chunk_size;
-        self.release_where(file, Some(&(chunk..chunk + 1)));
-        self.reads_out += 1;
-        self.held_bytes += u64::from(size);
-        self.jobs.push_back(Job::ReadChunk { file, chunk });
-        true
+        self.release_where(file, |c| c == chunk);
+        if !self.resends.contains(&(file, chunk)) {
+            self.resends.push_back((file, chunk));
+        }
+        self.resends.len() <= MAX_RESENDS
     }
 
     fn resolve(&mut self, file: FileId, result: Result<Option<[u8; 32]>, StoreError>) {
         let Some(o) = self.unresolved.remove(&file.0) else { return };
         if o.chunked.is_some() {
-            self.release_where(file, None);
+            self.streamed -= 1;
+            self.release_where(file, |_| true);
             self.jobs.push_back(Job::CloseSource { file });
         }
         self.counters.bytes_done += o.size - o.counted_bytes.min(o.size);

@@ -3,7 +3,7 @@
 
 use super::buf::{Reader, put_bytes, put_varint, varint_len};
 use super::feedback::Feedback;
-use super::{MAX_FILE_BYTES, MAX_TEXT_BYTES, WireError};
+use super::{MAX_FILE_BYTES, MAX_GENERATION, MAX_TEXT_BYTES, WireError};
 use crate::transfer::MAX_CHUNK_SIZE;
 use crate::transfer::job::ChunkCodec;
 
@@ -96,8 +96,11 @@ impl<'a> Segment<'a> {
         let chunk = r.varint_max(MAX_FILE_BYTES, "chunk")?;
         let limit = u64::from(MAX_CHUNK_SIZE);
         let offset = r.varint_max(limit, "offset")? as u32;
-        let generation =
-            if kind & SEG_GENERATION != 0 { r.varint_max(u32::MAX.into(), "generation")? as u32 } else { 0 };
+        let generation = if kind & SEG_GENERATION != 0 {
+            r.varint_max(MAX_GENERATION.into(), "generation")? as u32
+        } else {
+            0
+        };
         let encoded = if kind & SEG_ENCODED != 0 {
             let codec = codec_from_wire(r.u8()?)?;
             Some((codec, r.varint_max(limit, "encoded length")? as u32))

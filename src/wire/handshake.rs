@@ -9,6 +9,8 @@ use super::{Cid, MAGIC, MAX_TEXT_BYTES, VERSION, WireError};
 pub const SHARE_BYTES: usize = 32;
 /// Bytes of an address-validation cookie.
 pub const COOKIE_BYTES: usize = 16;
+/// Every peer accepts UDP payloads of this size: 1,280 bytes, the least IPv6 MTU, less 48 of headers.
+pub const MIN_DATAGRAM_BYTES: u64 = 1232;
 /// Most bytes of encoded parameters that are read.
 pub const MAX_PARAMS_BYTES: usize = 512;
 
@@ -75,7 +77,7 @@ impl Params {
         let mut list = Reader::new(r.bytes(MAX_PARAMS_BYTES, "parameters")?);
         let mut p = Self {
             idle_timeout_ms: 60_000,
-            max_datagram_bytes: 1200,
+            max_datagram_bytes: MIN_DATAGRAM_BYTES,
             control_credit_bytes: 0,
             receive_window_bytes: 0,
             features: 0,
@@ -94,7 +96,7 @@ impl Params {
             *field = value.varint()?;
             value.end()?;
         }
-        if p.max_datagram_bytes < 1200 {
+        if p.max_datagram_bytes < MIN_DATAGRAM_BYTES {
             return Err(WireError::Bounds("max_datagram_bytes"));
         }
         Ok(p)

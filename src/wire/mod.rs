@@ -32,8 +32,10 @@ pub const MAX_INLINE_BYTES: usize = 16 * 1024;
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Most paths in one GET.
 pub const MAX_GET_PATHS: usize = 1024;
-/// Most chunk ranges in one HAVE (4 to 10 bytes each; more are sent in further messages).
-pub const MAX_HAVE_RANGES: usize = 4096;
+/// Most chunk ranges in one HAVE (2 to 16 bytes each); more are sent in further messages.
+pub const MAX_HAVE_RANGES: usize = 2048;
+/// Largest generation of a chunk's encoding: a chunk that came wrong so often will not come right.
+pub const MAX_GENERATION: u32 = 1000;
 /// Largest file, bytes: offsets must stay within 62-bit varints.
 pub const MAX_FILE_BYTES: u64 = 1 << 60;
 

@@ -175,6 +175,7 @@ fn hello() -> Hello {
         security: Security::Aes128Gcm,
         share: [0x5a; 32],
         params,
+        attempt: 2,
         cookie: None,
     }
 }
@@ -187,7 +188,7 @@ fn handshake_vectors() {
     let core = format!("{head}{}{params}", "5a".repeat(32));
     assert_eq!(hex(&h.core()), core);
     let packet = h.encode();
-    assert_eq!(hex(&packet[..packet.len() - 4]), core + "00");
+    assert_eq!(hex(&packet[..packet.len() - 4]), core + "0200");
     let with_cookie = Hello { cookie: Some([7; 16]), ..h.clone() };
     assert_eq!(with_cookie.core(), h.core(), "the cookie is not in the transcript");
     let retry = Retry { client_cid: Cid([2; 8]), cookie: [3; 16] }.encode();
@@ -210,13 +211,15 @@ fn handshake_packets_come_back_and_damage_is_noticed() {
             security,
             share: rng.random(),
             params: params(&mut rng),
+            attempt: rng.random(),
             cookie,
         };
         let packet = hello.encode();
         assert_eq!(Hello::decode(&packet), Ok((hello.clone(), &hello.core()[..])));
         assert_eq!(Hello::cid_of_any_version(&packet), Some((VERSION, client_cid)));
         each_damage(&packet, |bad| assert!(Hello::decode(bad).is_err()));
-        let reply = Reply { client_cid, server_cid, share: rng.random(), params: params(&mut rng) };
+        let attempt = rng.random();
+        let reply = Reply { client_cid, server_cid, share: rng.random(), params: params(&mut rng), attempt };
         let packet = reply.encode();
         assert_eq!(Reply::decode(&packet), Ok((reply.clone(), &reply.core()[..])));
         each_damage(&packet, |bad| assert!(Reply::decode(bad).is_err()));
@@ -236,8 +239,13 @@ fn handshake_packets_come_back_and_damage_is_noticed() {
 fn handshake_packets_with_a_good_checksum_never_panic() {
     let mut rng = StdRng::seed_from_u64(3);
     let reject = Reject { client_cid: Cid([1; 8]), code: RejectCode::Busy, text: "busy".into() };
-    let reply =
-        Reply { client_cid: Cid([1; 8]), server_cid: Cid([2; 8]), share: [3; 32], params: params(&mut rng) };
+    let reply = Reply {
+        client_cid: Cid([1; 8]),
+        server_cid: Cid([2; 8]),
+        share: [3; 32],
+        params: params(&mut rng),
+        attempt: 1,
+    };
     let retry = Retry { client_cid: Cid([1; 8]), cookie: [3; 16] };
     for packet in [hello().encode(), reply.encode(), retry.encode(), reject.encode()] {
         each_damage(&packet[..packet.len() - 4], |bad| {

@@ -184,9 +184,13 @@ fn every_number_is_described_again_and_again_though_most_feedback_is_lost() {
 fn memory_is_bounded() {
     let t = origin();
     let mut r = ReceivedNumbers::new(t);
-    for n in 0..(MAX_RANGES as u64 + 100) {
+    for n in 0..(MAX_RANGES as u64) {
+        assert!(r.has_room_for(2 * n));
         r.on_packet(t, 2 * n, 1, true, false);
     }
-    assert!(r.is_duplicate(1) && r.is_duplicate(100), "forgotten numbers count as seen");
-    assert!(!r.is_duplicate(2 * MAX_RANGES as u64 - 1));
+    let next = 2 * MAX_RANGES as u64;
+    assert!(!r.has_room_for(next), "one more gap finds no room");
+    assert!(r.has_room_for(next - 1), "what makes no gap does");
+    r.on_floor(next / 2, 8, Duration::from_millis(1));
+    assert!(r.has_room_for(next), "the floor makes room");
 }
