@@ -401,7 +401,7 @@ impl Controller for Adaptive {
         {
             return startup.train_bytes() as u64;
         }
-        let burst = (self.pace * 0.001).clamp(2.0 * self.datagram, 65_536.0);
+        let burst = (self.pace * 0.001).min(65_536.0);
         burst.max(self.pace * 0.00025).max(2.0 * self.datagram) as u64
     }
 

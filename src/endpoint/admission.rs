@@ -124,6 +124,7 @@ impl Admission {
     }
 
     /// A Hello; the answer, if it gets one.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one datagram, and what answers it")]
     pub(super) fn on_hello(
         &mut self,
         now: Instant,

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use rustix::process::Signal;
@@ -220,9 +220,18 @@ pub(crate) fn object(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("exactly one JSON object on stdout")
 }
 
+/// What has been read of a stream so far.
+#[derive(Debug, Default)]
+struct Collected {
+    lines: Vec<String>,
+    ended: bool,
+}
+
 /// Lines of a stream, collected by a thread, so that a test can wait for one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+pub(crate) struct Lines {
+    shared: Arc<(Mutex<Collected>, Condvar)>,
+}
 
 impl Lines {
     fn collect(stream: impl Read + Send + 'static) -> Self {
@@ -233,35 +242,47 @@ impl Lines {
             let mut raw = Vec::new();
             while matches!(stream.read_until(b'\n', &mut raw), Ok(1..)) {
                 let line = String::from_utf8_lossy(&raw).trim_end().to_owned();
-                theirs.0.0.lock().expect("no panic while held").0.push(line);
-                theirs.0.1.notify_all();
+                theirs.change(|c| c.lines.push(line));
                 raw.clear();
             }
-            theirs.0.0.lock().expect("no panic while held").1 = true;
-            theirs.0.1.notify_all();
+            theirs.change(|c| c.ended = true);
         });
         lines
+    }
+
+    // A test that fails while it waits poisons the lock; the thread must still read on.
+    fn lock(&self) -> MutexGuard<'_, Collected> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Collected)) {
+        change(&mut self.lock());
+        self.shared.1.notify_all();
     }
 
     /// Waits for a line that has all these words; returns it.
     pub(crate) fn wait_for(&self, words: &[&str]) -> String {
         let deadline = now() + PATIENCE;
-        let mut state = self.0.0.lock().expect("no panic while held");
+        let mut state = self.lock();
         loop {
-            if let Some(line) = state.0.iter().find(|line| words.iter().all(|word| line.contains(word))) {
+            if let Some(line) = state.lines.iter().find(|line| words.iter().all(|word| line.contains(word))) {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(now());
-            assert!(!state.1 && !left.is_zero(), "no line with {words:?} in:\n{}", state.0.join("\n"));
-            state = self.0.1.wait_timeout(state, left).expect("no panic while held").0;
+            assert!(
+                !state.ended && !left.is_zero(),
+                "no line with {words:?} in:\n{}",
+                state.lines.join("\n")
+            );
+            let waited = self.shared.1.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Everything, after the end of the stream.
     pub(crate) fn all(&self) -> Vec<String> {
-        let state = self.0.0.lock().expect("no panic while held");
-        let wait = self.0.1.wait_timeout_while(state, PATIENCE, |state| !state.1);
-        wait.expect("no panic while held").0.0.clone()
+        let waited = self.shared.1.wait_timeout_while(self.lock(), PATIENCE, |state| !state.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.lines.clone()
     }
 }
 
