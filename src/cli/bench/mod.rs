@@ -174,7 +174,11 @@ fn read(path: &Path) -> Result<Saved, Failure> {
         ));
     }
     let content = std::fs::read(path).map_err(failed)?;
-    serde_json::from_slice(&content).map_err(|_| {
+    let saved = serde_json::from_slice(&content).ok().filter(|saved| match saved {
+        Saved::One(sweep) => sweep.command == "bench",
+        Saved::Many { sweeps, .. } => sweeps.iter().all(|sweep| sweep.command == "bench"),
+    });
+    saved.ok_or_else(|| {
         Failure::usage(format!(
             "{} does not hold results: it must be an object as `fulmar bench --json` prints it; \
              see fulmar bench report --help",
