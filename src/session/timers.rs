@@ -49,7 +49,7 @@ impl Session {
                 at(self.confirm_deadline());
             }
         }
-        if let (Role::Client { reject: Some((t, _)), .. }, Phase::Hello(_) | Phase::Confirming(_)) =
+        if let (Role::Client { reject: Some((t, _)), .. }, Phase::Hello(_) | Phase::Confirming) =
             (&self.role, &self.phase)
         {
             at(Some(*t));
@@ -139,7 +139,7 @@ impl Session {
 
     /// The connect time-out holds until the server has proved itself, not only until its Reply.
     fn confirm_deadline(&self) -> Option<Instant> {
-        matches!(self.phase, Phase::Confirming(_)).then(|| self.started_at + self.config.connect_timeout)
+        matches!(self.phase, Phase::Confirming).then(|| self.started_at + self.config.connect_timeout)
     }
 
     fn idle_deadline(&self) -> Instant {

@@ -1,17 +1,22 @@
 //! Hellos: repetition, floods, cookies, guesses, amplification.
 
 use super::*;
+use crate::wire::handshake::{Hello, Reply};
 use crate::wire::packet::append_trailer;
 
 #[test]
-fn hellos_are_repeated_early_and_then_every_second() {
+fn hellos_are_repeated_early_and_then_steadily() {
     let mut net = Net::new(1, key(), 1, |_, _| {});
     net.tap = Box::new(|_| Vec::new());
     net.put(1, b"f", 1);
     net.run();
     let times: Vec<u64> = net.sent_by(1).map(|p| p.sent.as_millis() as u64).collect();
-    assert_eq!(times[..9], [0, 100, 250, 500, 1000, 1500, 2500, 3500, 4500]);
-    assert!(net.sent_by(1).all(|p| p.bytes == net.log[0].bytes), "the same Hello each time");
+    assert_eq!(times[..9], [0, 100, 250, 500, 750, 1000, 1250, 1500, 1750]);
+    let hello = |p: &Packet| Hello::decode(&p.bytes).expect("a Hello").0;
+    let first = hello(&net.log[0]);
+    for (n, p) in net.sent_by(1).enumerate() {
+        assert_eq!(hello(p), Hello { attempt: n as u8, ..first.clone() }, "the same Hello each time");
+    }
     let (at, reason) = net.closed(1).expect("closed");
     assert!(matches!(reason, CloseReason::Unreachable { .. }) && at == Duration::from_secs(10), "{at:?}");
 }
@@ -41,7 +46,11 @@ fn a_lost_reply_is_repeated_not_computed_again() {
     net.expect_done(1, b"f");
     let replies: Vec<&Packet> = net.sent_by(0).filter(|p| p.bytes[0] == TYPE_REPLY).collect();
     assert_eq!(replies.len(), 4);
-    assert!(replies.iter().all(|r| r.bytes == replies[0].bytes));
+    let reply = |p: &Packet| Reply::decode(&p.bytes).expect("a Reply").0;
+    let first = reply(replies[0]);
+    for (n, p) in replies.iter().enumerate() {
+        assert_eq!(reply(p), Reply { attempt: n as u8, ..first.clone() }, "the same but for the attempt");
+    }
 }
 
 fn server() -> (Endpoint, Instant) {
