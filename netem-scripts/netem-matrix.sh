@@ -12,7 +12,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 usage() {
   cat <<END
 Usage: netem-matrix.sh [options]
-  --quick              two profiles and three windows, in about a minute (for CI)
+  --quick              two profiles and three windows, in one or two minutes (for CI)
   --profiles LIST      names with commas between, or none [default: all]: ${PROFILES// /, }
   --windows LIST       window sizes of the sweep, or none [default: 16KiB .. 4MiB]
   --window-profile P   the link of the sweep [default: transatlantic]
@@ -100,7 +100,7 @@ start_server() {
   in_receiver env XDG_STATE_HOME="$WORK" "$FULMAR" serve --key-file "$WORK/key" \
     --listen "$RECEIVER_IP:5770" "$WORK/served" >"$WORK/listening" 2>"$WORK/serve.log" &
   local waited=0
-  until grep -q listening "$WORK/listening"; do
+  until grep -qs listening "$WORK/listening"; do
     sleep 0.1
     waited=$((waited + 1))
     [ $waited -lt 100 ] || die 1 "the server does not start: $(cat "$WORK/serve.log")"
@@ -209,7 +209,7 @@ measure() {
   WORK=$(mktemp -d)
   mount -t tmpfs -o size=75% tmpfs "$WORK" 2>/dev/null || true
   # Whatever happens, nothing stays behind.
-  trap 'topology_down; umount "$WORK" 2>/dev/null; rm -rf "$WORK"' EXIT
+  trap 'topology_down; umount "$WORK" 2>/dev/null || true; rm -rf "$WORK"' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
   "$FULMAR" keygen "$WORK/key" >/dev/null
@@ -252,7 +252,7 @@ run_in_uml() {
     "FULMAR_NETEM_RUN=$run" </dev/null > >(sed -un 's/^| //p') 2>"$run/uml.log" &
   local pid=$!
   # shellcheck disable=SC2064 # as they are now
-  trap "kill -KILL -- -$pid 2>/dev/null; rm -rf '$run'" EXIT
+  trap "kill -KILL -- -$pid 2>/dev/null || true; rm -rf '$run'" EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
   wait $pid || true
