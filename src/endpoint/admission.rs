@@ -82,7 +82,7 @@ struct Guesser {
 pub struct AdmissionCounters {
     /// Hellos answered with a Retry.
     pub retries: u64,
-    /// Hellos dropped for want of PAKE budget.
+    /// Hellos dropped for want of PAKE budget, and Hellos and Confirms that came too soon after a failed guess.
     pub dropped: u64,
     /// Confirmations that did not fit.
     pub wrong_keys: u64,
@@ -208,7 +208,7 @@ impl Admission {
             let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
             return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
         }
-        if self.pakes < 1.0 || self.must_wait(now, remote.ip()) {
+        if self.pakes < 1.0 || is_waiting(&self.guessers, now, remote.ip()) {
             self.counters.dropped += 1;
             return None;
         }
@@ -261,6 +261,11 @@ impl Admission {
         let (Some(confirm), Some(h)) = (header.confirm, self.half_open.get_mut(&header.cid)) else {
             return Err(None);
         };
+        // Handshakes gathered beforehand must not make many guesses at once; an honest Confirm comes again.
+        if !h.failed && is_waiting(&self.guessers, now, h.remote.ip()) {
+            self.counters.dropped += 1;
+            return Err(None);
+        }
         let reject = |code, text: &str| Reject { client_cid: h.client_cid, code, text: text.into() }.encode();
         if h.failed || !h.keys.confirm_matches(&confirm) {
             let answer = reject(RejectCode::WrongKey, "the key is not this server's");
@@ -303,12 +308,6 @@ impl Admission {
         }
     }
 
-    fn must_wait(&self, now: Instant, ip: IpAddr) -> bool {
-        self.guessers
-            .get(&ip)
-            .is_some_and(|g| now < g.last_at + GUESS_PAUSE * (1 << (g.failures.saturating_sub(1)).min(6)))
-    }
-
     fn refill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.pakes_at).as_secs_f64();
         self.pakes = (self.pakes + elapsed * PAKES_PER_SEC).min(PAKE_BURST);
@@ -345,4 +344,11 @@ impl Admission {
     pub(super) fn half_open_count(&self) -> usize {
         self.half_open.len()
     }
+}
+
+/// Whether an address has to wait after its failed guesses.
+fn is_waiting(guessers: &HashMap<IpAddr, Guesser>, now: Instant, ip: IpAddr) -> bool {
+    guessers
+        .get(&ip)
+        .is_some_and(|g| now < g.last_at + GUESS_PAUSE * (1 << (g.failures.saturating_sub(1)).min(6)))
 }

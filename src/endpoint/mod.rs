@@ -23,10 +23,17 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
+#[cfg(test)]
+mod tests;
+
 /// A session's share of a budget never falls below this: one chunk of the default size.
 const MIN_SHARE_BYTES: u64 = 256 * 1024;
 /// Answers to strangers that wait for the socket; more are dropped (they will ask again).
 const MAX_ANSWERS: usize = 256;
+/// Bytes that an address gets per byte that came from it before it is validated (RFC 9000, section 8.1).
+const MAX_AMPLIFICATION: usize = 3;
+/// The least size of a full datagram, for counting how many the shared limit lets pass.
+const MIN_DATAGRAM_BYTES: u64 = 1200;
 /// The shared limit lets this many milliseconds' worth leave at once.
 const LIMIT_BURST_MS: u64 = 10;
 
@@ -61,6 +68,10 @@ struct Entry {
     armed: Option<Instant>,
     ready: bool,
     dirty: bool,
+    /// It is in `held_back`.
+    held: bool,
+    /// Bytes sent under the shared limit, on a scale on which sessions that were idle catch up with the others.
+    served_bytes: u64,
 }
 
 /// All sessions of one socket. Pure: datagrams, time, store answers in; datagrams, jobs, events out.
@@ -82,6 +93,8 @@ pub struct Endpoint {
     admission: Admission,
     answers: VecDeque<(SocketAddr, Vec<u8>)>,
     limit: Option<Pacer>,
+    /// `served_bytes` of the session that sent last, before it did; a session that was idle starts from here (start-time fair queueing).
+    served_floor: u64,
     /// When the shared limit lets something leave again.
     limit_release: Option<Instant>,
     shares: usize,
@@ -112,6 +125,7 @@ impl Endpoint {
             admission,
             answers: VecDeque::new(),
             limit,
+            served_floor: 0,
             limit_release: None,
             shares: 0,
         }
@@ -151,7 +165,10 @@ impl Endpoint {
         let key = self.next_key;
         self.next_key += 1;
         self.by_cid.insert(cid, key);
-        self.sessions.insert(key, Entry { session, armed: None, ready: false, dirty: false });
+        self.sessions.insert(
+            key,
+            Entry { session, armed: None, ready: false, dirty: false, held: false, served_bytes: 0 },
+        );
         self.share_budgets();
         self.touch(now, key);
         key
@@ -180,12 +197,12 @@ impl Endpoint {
             self.dirty_jobs.push_back(key);
             self.dirty_events.push_back(key);
         }
-        self.arm(now, key);
+        self.arm(now, key, true);
     }
 
-    fn arm(&mut self, now: Instant, key: SessionKey) {
+    fn arm(&mut self, now: Instant, key: SessionKey, allow_data: bool) {
         let Some(e) = self.sessions.get_mut(&key) else { return };
-        if let Some(t) = e.session.poll_timeout(now)
+        if let Some(t) = e.session.poll_timeout(now, allow_data && !e.held)
             && e.armed.is_none_or(|a| t < a)
         {
             e.armed = Some(t);
@@ -232,6 +249,8 @@ impl Endpoint {
         let room = self.has_room();
         let answer =
             self.admission.on_hello(now, remote, packet, &self.config.secret, params, room, &mut self.rng);
+        // Nobody has shown yet that the address is theirs (RFC 9000, section 8.1).
+        let answer = answer.filter(|a| a.len() <= MAX_AMPLIFICATION * packet.len());
         self.answer(remote, answer);
     }
 
@@ -267,11 +286,7 @@ impl Endpoint {
 
     /// Time has come to `poll_timeout`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if !self.held_back.is_empty() && self.limit.as_mut().is_none_or(|p| p.allowance(now) > 0) {
-            for key in std::mem::take(&mut self.held_back) {
-                self.touch(now, key);
-            }
-        }
+        self.release_held(now);
         while let Some(&Reverse((t, key))) = self.timers.peek() {
             if t > now {
                 break;
@@ -290,6 +305,19 @@ impl Endpoint {
                 self.dirty_jobs.push_back(key);
                 self.dirty_events.push_back(key);
             }
+        }
+    }
+
+    /// The shared limit has room again: everybody whom it held back competes for it.
+    fn release_held(&mut self, now: Instant) {
+        if self.held_back.is_empty() || self.limit.as_mut().is_some_and(|p| p.allowance(now) == 0) {
+            return;
+        }
+        for key in std::mem::take(&mut self.held_back) {
+            if let Some(e) = self.sessions.get_mut(&key) {
+                e.held = false;
+            }
+            self.touch(now, key);
         }
     }
 
@@ -324,13 +352,20 @@ impl Endpoint {
                 ecn: None,
             });
         }
-        while let Some(key) = self.ready.pop_front() {
+        // Nobody goes first because a datagram happened to come for it.
+        self.release_held(now);
+        while let Some(key) = self.next_ready() {
             let Some(e) = self.sessions.get_mut(&key) else { continue };
-            let allow = self.limit.as_mut().is_none_or(|p| p.allowance(now) > 0);
-            let Some(train) = e.session.poll_transmit(now, buf, max_segments, allow) else {
+            let allowance = self.limit.as_mut().map(|p| p.allowance(now));
+            let allow = allowance != Some(0);
+            // Short trains, so that turns are short and debts small.
+            let room = allowance.map_or(usize::MAX, |a| (a / MIN_DATAGRAM_BYTES) as usize + 1);
+            let Some(train) = e.session.poll_transmit(now, buf, max_segments.min(room), allow) else {
                 e.ready = false;
                 if !allow {
-                    self.held_back.push(key);
+                    if !std::mem::replace(&mut e.held, true) {
+                        self.held_back.push(key);
+                    }
                     self.limit_release = self.limit.as_ref().map(|p| p.next_release(now));
                 }
                 // Sending may have ended the session or freed what others wait for.
@@ -339,14 +374,17 @@ impl Endpoint {
                     self.dirty_jobs.push_back(key);
                     self.dirty_events.push_back(key);
                 }
-                self.arm(now, key);
+                self.arm(now, key, allow);
                 continue;
             };
             self.ready.push_back(key);
             let remote = train.remote.unwrap_or(e.session.remote());
             let datagrams = train.size.div_ceil(train.segment_size.max(1));
             if let Some(p) = &mut self.limit {
-                p.on_sent(now, (train.size + datagrams * 28) as u64);
+                let ip_bytes = (train.size + datagrams * 28) as u64;
+                p.on_sent(now, ip_bytes);
+                self.served_floor = self.served_floor.max(e.served_bytes);
+                e.served_bytes = self.served_floor + ip_bytes;
             }
             return Some(Transmit {
                 session: Some(key),
@@ -357,6 +395,16 @@ impl Endpoint {
             });
         }
         None
+    }
+
+    /// Whose turn it is: one after the other, but under the shared limit the one that has had least, since trains differ in size.
+    fn next_ready(&mut self) -> Option<SessionKey> {
+        if self.limit.is_none() {
+            return self.ready.pop_front();
+        }
+        let served = |key: &SessionKey| self.sessions.get(key).map_or(0, |e| e.served_bytes);
+        let least = (0..self.ready.len()).min_by_key(|i| served(&self.ready[*i]))?;
+        self.ready.remove(least)
     }
 
     /// The socket refused a train (EMSGSIZE): its datagrams were larger than the interface takes.

@@ -294,9 +294,12 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
             if !self.readable || bytes >= RECV_BYTES {
                 break;
             }
-            let now = self.clock.refresh();
-            let Self { core, pipe, shims, muted, .. } = self;
+            let Self { clock, core, pipe, shims, muted, .. } = self;
+            // Read after the system call: a datagram stamped earlier than it came would make round trips look
+            // shorter than the path, and every later one look queued.
+            let mut arrival = None;
             let mut sink = |received: Received<'_>| {
+                let now = *arrival.get_or_insert_with(|| clock.refresh());
                 if muted.iter().any(|(_, remote)| *remote == received.remote) {
                     return;
                 }

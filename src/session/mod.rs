@@ -102,8 +102,6 @@ pub struct Session {
     silent_ptos: u32,
     silent_since: Option<Instant>,
     last_pto_at: Instant,
-    /// The endpoint's shared limit kept us from sending.
-    held_back: bool,
     probes_due: u8,
     ping_due: bool,
     floor_sent_at: Option<Instant>,
@@ -241,7 +239,6 @@ impl Session {
             silent_ptos: 0,
             silent_since: None,
             last_pto_at: now,
-            held_back: false,
             probes_due: 0,
             ping_due: false,
             floor_sent_at: None,

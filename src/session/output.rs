@@ -58,7 +58,6 @@ impl Session {
         max_segments: usize,
         allow_data: bool,
     ) -> Option<Train> {
-        self.held_back = !allow_data;
         match &mut self.phase {
             Phase::Closed => return None,
             Phase::Hello(h) => {

@@ -20,8 +20,9 @@ const PROBE_PACKETS: usize = 2;
 const KEEP_ALIVE_SHARE: u32 = 4;
 
 impl Session {
-    /// When `handle_timeout` (or, for pacing, `poll_transmit`) should be called next.
-    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+    /// When `handle_timeout` (or, for pacing, `poll_transmit`) should be called next. `allow_data`: as for `poll_transmit`; without
+    /// it, what would only be held back there is no reason to wake up.
+    pub fn poll_timeout(&self, now: Instant, allow_data: bool) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         let mut at = |t: Option<Instant>| {
             if let Some(t) = t {
@@ -39,15 +40,18 @@ impl Session {
                 at(self.pto_deadline());
                 at(self.tail_at.filter(|_| self.sent.packets_in_flight() > 0));
                 at(self.keep_alive_deadline());
-                at(self.pacing_deadline(now));
+                at(self.pacing_deadline(now).filter(|_| allow_data));
                 at(Some(self.idle_deadline()));
                 at(self.request_deadline());
                 at(self.challenge_deadline());
                 at(self.completed_at.filter(|_| !self.is_client()).map(|t| t + LINGER));
                 at(self.drain_deadline());
+                at(self.confirm_deadline());
             }
         }
-        if let Role::Client { reject: Some((t, _)), .. } = &self.role {
+        if let (Role::Client { reject: Some((t, _)), .. }, Phase::Hello(_) | Phase::Confirming) =
+            (&self.role, &self.phase)
+        {
             at(Some(*t));
         }
         next
@@ -77,6 +81,11 @@ impl Session {
                 return;
             }
             Phase::Confirming | Phase::Open => {}
+        }
+        if self.confirm_deadline().is_some_and(|t| now >= t) {
+            let after = self.config.connect_timeout;
+            self.finish(CloseReason::Unreachable { remote: self.path.remote, after });
+            return;
         }
         if let Some(reason) = self.give_up.take() {
             self.close(now, reason);
@@ -128,13 +137,19 @@ impl Session {
         self.outcome = outcome;
     }
 
+    /// The connect time-out holds until the server has proved itself, not only until its Reply.
+    fn confirm_deadline(&self) -> Option<Instant> {
+        matches!(self.phase, Phase::Confirming).then(|| self.started_at + self.config.connect_timeout)
+    }
+
     fn idle_deadline(&self) -> Instant {
         self.heard_at + self.idle_timeout
     }
 
     /// When silence after the last ack-eliciting packet means that something has to be done.
     pub(super) fn pto_deadline(&self) -> Option<Instant> {
-        if self.sent.packets_in_flight() == 0 {
+        // A probe that could not leave yet is answer enough.
+        if self.sent.packets_in_flight() == 0 || self.probes_due > 0 {
             return None;
         }
         let last = self.sent.last_eliciting_at()?.max(self.last_pto_at);
@@ -161,7 +176,13 @@ impl Session {
             contents.push(*content);
             contents.len() < PROBE_PACKETS
         });
-        for c in &contents {
+        // The packets stay in flight, so that the next time-out picks the same ones: it must count as a further attempt.
+        let before = self.silent_ptos.min(u32::from(u16::MAX)) as u16 - 1;
+        for c in &mut contents {
+            if let Some((.., times)) = &mut c.control {
+                *times = times.saturating_add(before);
+            }
+            c.segments.iter_mut().flatten().for_each(|s| s.attempt = s.attempt.saturating_add(before));
             self.content_missing(c);
         }
         self.probes_due = PROBE_PACKETS as u8;
@@ -184,10 +205,6 @@ impl Session {
 
     /// When pacing lets something leave that is waiting for nothing else.
     fn pacing_deadline(&self, now: Instant) -> Option<Instant> {
-        if self.held_back {
-            // The endpoint knows when its shared limit lets go.
-            return None;
-        }
         if self.probes_due > 0 {
             return Some(now);
         }

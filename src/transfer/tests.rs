@@ -8,7 +8,7 @@ use super::receiver::{Accept, Receiver};
 use super::sender::Sender;
 use crate::arq::sent::SegmentRef;
 use crate::store::Store;
-use crate::store::memory::{Content, MemoryStore};
+use crate::store::memory::MemoryStore;
 use crate::wire::buf::Reader;
 use crate::wire::frame::{Frame, Segment};
 use crate::wire::message::Message;
@@ -139,10 +139,10 @@ fn carry(seed: u64, files: &[(&[u8], Vec<u8>)], chunk: u32, compress: Compressio
                 wire.push((r, frame));
             }
         }
-        if rng.random() {
-            if let Some(m) = control.pop_front() {
-                sink.receiver.handle_message(m).expect("honest");
-            }
+        if rng.random()
+            && let Some(m) = control.pop_front()
+        {
+            sink.receiver.handle_message(m).expect("honest");
         }
         if !wire.is_empty() && rng.random() {
             let (r, frame) = wire.swap_remove(rng.random_range(0..wire.len()));

@@ -6,7 +6,9 @@ mod messages;
 use super::buf::{Reader, VARINT_MAX, put_bytes, put_varint, unzigzag, varint_len, zigzag};
 use super::feedback::{BlockList, Feedback, build_block};
 use super::frame::{CloseCode, Frame, Segment};
-use super::handshake::{Hello, MAX_PARAMS_BYTES, Params, Reject, RejectCode, Reply, Retry, Security};
+use super::handshake::{
+    Hello, MAX_PARAMS_BYTES, MIN_DATAGRAM_BYTES, Params, Reject, RejectCode, Reply, Retry, Security,
+};
 use super::packet::{ProtectedHeader, append_trailer, expand_number, strip_trailer};
 use super::*;
 use crate::transfer::MAX_CHUNK_SIZE;
@@ -154,7 +156,7 @@ fn trailers() {
 pub(super) fn params(rng: &mut StdRng) -> Params {
     Params {
         idle_timeout_ms: random_varint(rng, VARINT_MAX),
-        max_datagram_bytes: random_varint(rng, VARINT_MAX).max(1200),
+        max_datagram_bytes: random_varint(rng, VARINT_MAX).max(MIN_DATAGRAM_BYTES),
         control_credit_bytes: random_varint(rng, VARINT_MAX),
         receive_window_bytes: random_varint(rng, VARINT_MAX),
         features: random_varint(rng, VARINT_MAX),
@@ -274,13 +276,13 @@ fn handshake_bounds() {
         let h = hello().core();
         let mut out = h[..15 + 32].to_vec();
         put_bytes(&mut out, list);
-        out.push(0);
+        out.extend([0, 0]);
         append_trailer(&mut out, 0);
         out
     };
     let decode = |packet: &[u8]| Hello::decode(packet).map(|(h, _)| h.params);
     let defaults = decode(&with_list(&[])).expect("all parameters have defaults");
-    assert_eq!((defaults.max_datagram_bytes, defaults.receive_window_bytes), (1200, 0));
+    assert_eq!((defaults.max_datagram_bytes, defaults.receive_window_bytes), (MIN_DATAGRAM_BYTES, 0));
     // An unknown parameter is skipped, up to the bound of the list.
     let unknown = |n: usize| {
         let mut list = vec![0x3f];
@@ -290,12 +292,13 @@ fn handshake_bounds() {
     assert_eq!(unknown(MAX_PARAMS_BYTES - 3).len(), MAX_PARAMS_BYTES);
     assert_eq!(decode(&with_list(&unknown(MAX_PARAMS_BYTES - 3))), Ok(defaults));
     assert_eq!(decode(&with_list(&unknown(MAX_PARAMS_BYTES - 2))), Err(WireError::Bounds("parameters")));
-    assert_eq!(decode(&with_list(&[2, 2, 0x44, 0xaf])), Err(WireError::Bounds("max_datagram_bytes")));
-    assert_eq!(decode(&with_list(&[2, 3, 0x44, 0xb0, 0])), Err(WireError::Trailing));
+    assert_eq!(decode(&with_list(&[2, 2, 0x44, 0xcf])), Err(WireError::Bounds("max_datagram_bytes")));
+    assert_eq!(decode(&with_list(&[2, 3, 0x44, 0xd0, 0])), Err(WireError::Trailing));
     assert_eq!(decode(&with_list(&[2, 1])), Err(WireError::Truncated));
     // A cookie has 16 bytes or none.
     for (n, ok) in [(0, true), (15, false), (16, true), (17, false)] {
         let mut out = hello().core();
+        out.push(0);
         put_bytes(&mut out, &vec![1; n]);
         append_trailer(&mut out, 0);
         assert_eq!(Hello::decode(&out).is_ok(), ok, "{n} bytes");
@@ -389,7 +392,7 @@ fn random_segment<'a>(rng: &mut StdRng, data: &'a [u8]) -> Segment<'a> {
         file: random_varint(rng, 1 << 48),
         chunk: random_varint(rng, MAX_FILE_BYTES),
         offset,
-        generation: random_varint(rng, u32::MAX.into()) as u32,
+        generation: random_varint(rng, MAX_GENERATION.into()) as u32,
         encoded: rng
             .random::<bool>()
             .then(|| (ChunkCodec::Lz4, offset + data.len() as u32 + rng.random_range(0..=room))),
@@ -531,8 +534,8 @@ fn frame_bounds() {
     assert_eq!(one_frame(&with_encoded(2, 10, 1)), Err(WireError::Bounds("codec")));
     assert_eq!(one_frame(&with_encoded(1, limit + 1, 1)), Err(WireError::Bounds("encoded length")));
     let generation = |g: u64| varints(0x24, &[0, 0, 0, g]);
-    assert!(one_frame(&generation(u32::MAX.into())).is_ok());
-    assert_eq!(one_frame(&generation(1 << 32)), Err(WireError::Bounds("generation")));
+    assert!(one_frame(&generation(MAX_GENERATION.into())).is_ok());
+    assert_eq!(one_frame(&generation(u64::from(MAX_GENERATION) + 1)), Err(WireError::Bounds("generation")));
     assert_eq!(one_frame(&varints(4, &[MAX_FILE_BYTES + 1, 0])), Err(WireError::Bounds("control offset")));
     assert_eq!(one_frame(&varints(4, &[0, 65_536])), Err(WireError::Bounds("control length")));
     assert_eq!(one_frame(&varints(5, &[0, MAX_TEXT_BYTES as u64 + 1])), Err(WireError::Bounds("close text")));

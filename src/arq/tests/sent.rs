@@ -1,5 +1,7 @@
 //! The send window against a naive model, under loss, jitter and lost feedback.
 
+#![allow(clippy::single_range_in_vec_init, reason = "lists of received ranges, some with one")]
+
 use super::{ms, origin};
 use crate::arq::received::ReceivedNumbers;
 use crate::arq::sent::{Content, FeedbackError, Outcome, SentPackets, Settled};

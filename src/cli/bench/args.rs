@@ -87,9 +87,12 @@ pub struct SweepArgs {
     /// What to try, with commas between
     #[arg(long, value_name = "LIST")]
     pub values: Option<String>,
-    /// Bytes of each upload [default: what the link should carry in 20 s]
-    #[arg(long, value_name = "SIZE")]
+    /// Bytes of each upload [default: what the link should carry in --seconds]
+    #[arg(long, value_name = "SIZE", conflicts_with = "seconds")]
     pub size: Option<String>,
+    /// How long each upload should take; handshake and ramp count, so less than 10 s says little
+    #[arg(long, value_name = "SECONDS", default_value = "20")]
+    pub seconds: String,
     /// Uploads per value; the median by goodput is shown
     #[arg(long, value_name = "N", default_value = "1")]
     pub runs: String,

@@ -35,6 +35,14 @@ pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
 
 fn sweep(kind: Kind, args: &SweepArgs) -> Result<u8, Failure> {
     let plan = Plan::new(kind, args)?;
+    // A long sweep should not end with a file that cannot be written.
+    for path in [&args.files.csv, &args.files.html].into_iter().flatten() {
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(|error| Failure::io("write", path, &error))?;
+    }
     let uplink = args.server.as_deref().map(|server| Uplink::new(args, server)).transpose()?;
     let say = |line: String| {
         if !args.output.json && !args.output.verbosity.quiet {
@@ -166,7 +174,11 @@ fn read(path: &Path) -> Result<Saved, Failure> {
         ));
     }
     let content = std::fs::read(path).map_err(failed)?;
-    serde_json::from_slice(&content).map_err(|_| {
+    let saved = serde_json::from_slice(&content).ok().filter(|saved| match saved {
+        Saved::One(sweep) => sweep.command == "bench",
+        Saved::Many { sweeps, .. } => sweeps.iter().all(|sweep| sweep.command == "bench"),
+    });
+    saved.ok_or_else(|| {
         Failure::usage(format!(
             "{} does not hold results: it must be an object as `fulmar bench --json` prints it; \
              see fulmar bench report --help",
@@ -180,6 +192,18 @@ fn finish(sweeps: Vec<Sweep>, title: Option<String>, files: &FileArgs, is_json: 
     let write = |path: &Path, content: String| {
         std::fs::write(path, content).map_err(|error| Failure::io("write", path, &error))
     };
+    if let Some(path) = &files.csv {
+        write(path, table::csv(&sweeps))?;
+    }
+    if let Some(path) = &files.html {
+        let title = title.clone().unwrap_or_else(|| match sweeps.as_slice() {
+            [one] => format!("fulmar bench {}", one.column()),
+            _ => "fulmar bench".into(),
+        });
+        let page = html::page(&title, &sweeps)
+            .map_err(|error| Failure::new(exit::OTHER, format!("cannot draw the report: {error}")))?;
+        write(path, page)?;
+    }
     if is_json {
         let object = match sweeps.as_slice() {
             [one] if title.is_none() => serde_json::to_string(one),
@@ -191,18 +215,6 @@ fn finish(sweeps: Vec<Sweep>, title: Option<String>, files: &FileArgs, is_json: 
             })),
         };
         terminal::stdout_line(&object.expect("strings and numbers serialise into memory"));
-    }
-    if let Some(path) = &files.csv {
-        write(path, table::csv(&sweeps))?;
-    }
-    if let Some(path) = &files.html {
-        let title = title.unwrap_or_else(|| match sweeps.as_slice() {
-            [one] => format!("fulmar bench {}", one.column()),
-            _ => "fulmar bench".into(),
-        });
-        let page = html::page(&title, &sweeps)
-            .map_err(|error| Failure::new(exit::OTHER, format!("cannot draw the report: {error}")))?;
-        write(path, page)?;
     }
     for error in sweeps.iter().filter_map(|sweep| sweep.error.as_deref()) {
         complain(error);

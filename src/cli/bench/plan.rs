@@ -20,8 +20,6 @@ const DEFAULT_WINDOWS: &str = "16KiB,32KiB,64KiB,128KiB,256KiB,512KiB,1MiB,2MiB,
 const DEFAULT_LOSSES: &str = "0%,1%,2%,5%,10%,20%,30%";
 const DEFAULT_CHUNKS: &str = "1KiB,4KiB,16KiB,64KiB,256KiB,1MiB,4MiB";
 const DEFAULT_CONTROLLERS: &str = "adaptive,cubic,fixed";
-/// How long an upload should take, unless its size is given: handshake and ramp are a few percent of that.
-pub const UPLOAD_SECONDS: f64 = 20.0;
 /// Bounds of a size that was not given: long enough to have losses, short enough for any disk.
 const MIN_UPLOAD_BYTES: u64 = 256 << 10;
 const MAX_UPLOAD_BYTES: u64 = 1 << 30;
@@ -111,6 +109,8 @@ pub struct Plan {
     pub known: Link,
     /// Bytes of each upload, if given.
     pub size_bytes: Option<u64>,
+    /// How long an upload should take otherwise.
+    pub upload_time: Duration,
     /// Uploads for each value.
     pub runs: u64,
     /// See `--seed`.
@@ -171,6 +171,7 @@ impl Plan {
             link,
             known,
             size_bytes,
+            upload_time: duration("--seconds", Some(&args.seconds))?.unwrap_or_default(),
             runs: number("--runs", &args.runs, 1..=MAX_RUNS)?,
             seed: number("--seed", &args.seed, 0..=u64::MAX)?,
             cc,
@@ -191,10 +192,10 @@ impl Plan {
         self.known_link(setting).expected_bits_per_sec(setting.window_bytes)
     }
 
-    /// Bytes to send: as asked, or what `bits_per_sec` carries in [`UPLOAD_SECONDS`].
+    /// Bytes to send: as asked, or what `bits_per_sec` carries in the time an upload should take.
     pub fn size_for(&self, bits_per_sec: Option<u64>) -> u64 {
         self.size_bytes.unwrap_or_else(|| {
-            let bytes = bits_per_sec.unwrap_or(0) as f64 / 8.0 * UPLOAD_SECONDS;
+            let bytes = bits_per_sec.unwrap_or(0) as f64 / 8.0 * self.upload_time.as_secs_f64();
             (bytes as u64).clamp(MIN_UPLOAD_BYTES, MAX_UPLOAD_BYTES)
         })
     }

@@ -1,0 +1,104 @@
+//! `--limit`, `--window`, `--max-retries`, the shared limit of a server.
+
+use super::*;
+
+/// IP bytes (with UDP and IPv4 headers) that a peer sent in an interval.
+fn ip_bytes(net: &Net, peer: usize, from: Duration, to: Duration) -> u64 {
+    net.sent_by(peer).filter(|p| p.sent >= from && p.sent < to).map(|p| p.bytes.len() as u64 + 28).sum()
+}
+
+#[test]
+fn a_limit_counts_ip_bytes() {
+    for rate in [20_000, 250_000, 2_500_000u64] {
+        let mut net = Net::new(1, key(), 1, |i, c| {
+            c.session.limit_bytes_per_sec = (i == 1).then_some(rate);
+        });
+        let seconds = 8;
+        net.put(1, b"f", 2 * seconds * rate);
+        net.run_for(Duration::from_secs(seconds));
+        for second in 1..seconds - 1 {
+            let sent = ip_bytes(&net, 1, Duration::from_secs(second), Duration::from_secs(second + 1));
+            let burst = (rate / 100).max(1280) + 1500;
+            assert!(sent <= rate + 2 * burst, "rate {rate}: {sent} bytes in second {second}");
+        }
+        let sent = ip_bytes(&net, 1, Duration::from_secs(2), Duration::from_secs(seconds));
+        let share = sent as f64 / (rate * (seconds - 2)) as f64;
+        assert!((0.93..1.02).contains(&share), "rate {rate}: {share:.3} of it used");
+        net.run();
+        net.expect_done(1, b"f");
+    }
+}
+
+#[test]
+fn a_window_caps_bytes_in_flight() {
+    for cap in [4_000, 50_000u64] {
+        let mut net = Net::new(1, key(), 1, |_, c| c.session.window_cap_bytes = Some(cap));
+        let session = net.put(1, b"f", 20 * cap);
+        let mut most = 0;
+        while net.peers[1].endpoint.session_count() > 0 && net.step() {
+            if let Some(s) = net.peers[1].endpoint.stats(session) {
+                most = most.max(s.bytes_in_flight);
+            }
+        }
+        net.expect_done(1, b"f");
+        assert!(most <= cap && most > cap / 2, "{most} of {cap}");
+        let rounds = net.elapsed().as_millis() as u64 / 20;
+        assert!(rounds >= 18, "twenty windows take twenty round trips, not {rounds}");
+    }
+}
+
+#[test]
+fn one_segment_is_not_repeated_for_ever() {
+    let mut net = Net::new(1, key(), 1, |_, c| c.session.max_retries = Some(5));
+    let server = net.peers[0].addr;
+    // Once the handshake is done, large packets never arrive.
+    net.tap = Box::new(move |p| {
+        if p.to == server && p.bytes[0] & !1 == TYPE_DATA && p.bytes.len() > 500 {
+            Vec::new()
+        } else {
+            vec![p.clone()]
+        }
+    });
+    net.put(1, b"f", 3_000_000);
+    net.run();
+    let (at, reason) = net.closed(1).expect("closed");
+    assert_eq!(reason, CloseReason::RetriesExhausted { times: 6 });
+    assert!(at < Duration::from_secs(20), "{at:?}");
+    net.run_for(Duration::from_secs(2));
+    assert!(
+        matches!(net.closed(0), Some((_, CloseReason::PeerClosed(_)))),
+        "the server is told: {:?}",
+        net.closed(0)
+    );
+}
+
+#[test]
+fn a_servers_limit_is_shared_fairly() {
+    for (rate, clients) in [(1_000_000u64, 4), (100_000, 4), (40_000, 8)] {
+        let mut net = Net::new(1, key(), clients, |_, c| {
+            if let Some(s) = &mut c.server {
+                s.total_limit_bytes_per_sec = Some(rate);
+            }
+        });
+        net.peers[0].store.insert_file(
+            b"f",
+            Content::Pattern { seed: 1, size: 30 * rate },
+            Default::default(),
+        );
+        for i in 1..=clients {
+            net.get(i, b"f");
+        }
+        let seconds = 12;
+        net.run_for(Duration::from_secs(seconds));
+        let total = ip_bytes(&net, 0, Duration::from_secs(2), Duration::from_secs(seconds));
+        let share = total as f64 / (rate * (seconds - 2)) as f64;
+        assert!((0.9..1.05).contains(&share), "rate {rate}: {share:.3} of it used");
+        let got: Vec<f64> = (1..=clients)
+            .map(|i| net.sent_by(0).filter(|p| p.to == net.peers[i].addr).map(|p| p.bytes.len() as f64).sum())
+            .collect();
+        let (sum, squares) = (got.iter().sum::<f64>(), got.iter().map(|x| x * x).sum::<f64>());
+        let jain = sum * sum / (clients as f64 * squares);
+        assert!(jain >= 0.95, "rate {rate}: Jain {jain:.3}, {got:?}");
+        assert!(net.steps < 400_000, "rate {rate}: {} wake-ups", net.steps);
+    }
+}
