@@ -21,8 +21,8 @@ use std::ops::Range;
 pub const MAX_UNRESOLVED: usize = 8192;
 /// Most of them with a stream of chunks of their own: each is an open file at the receiver.
 pub const MAX_STREAMED: usize = 512;
-/// Most chunks asked for again at once.
-const MAX_RESENDS: usize = super::receiver::MAX_OPEN_CHUNKS;
+/// Most chunks asked for again at once: as many as a receiver may have open (`receiver::MAX_OPEN_CHUNKS`).
+const MAX_RESENDS: usize = 4096;
 /// Entries asked of a walk at once.
 const WALK_BATCH: usize = 256;
 /// The manifest stays so far ahead of what the control stream has sent; enough for 10 ms at 400 Mbit/s.
