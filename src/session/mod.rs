@@ -43,6 +43,8 @@ const MAX_CONTROL_WINDOW: u64 = 4 << 20;
 const MIN_CONTROL_WINDOW: u64 = 128 * 1024;
 /// Control-stream bytes that wait for a peer's acknowledgement at most; beyond, nothing is taken in that would answer with more.
 const MAX_CONTROL_BUFFER: usize = 8 << 20;
+/// Why a session ends at the AEAD's limits.
+const KEYS_USED_UP: &str = "the keys are used up (RFC 9001, section 6.6)";
 /// A server waits so long for a session's request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an unauthenticated Reject waits for a valid packet to contradict it.

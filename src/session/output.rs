@@ -3,7 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Sending a packet".
 
 use super::event::CloseReason;
-use super::{Phase, Session};
+use super::{KEYS_USED_UP, Phase, Session};
 use crate::arq::sent::Content;
 use crate::wire::Cid;
 use crate::wire::buf::varint_len;
@@ -70,6 +70,10 @@ impl Session {
                 return Some(single(packet.len()));
             }
             Phase::Closing { .. } => return self.transmit_close(now, buf),
+            Phase::Confirming | Phase::Open if self.seal.exhausted() => {
+                self.finish(CloseReason::Protocol(KEYS_USED_UP.into()));
+                return None;
+            }
             Phase::Confirming | Phase::Open => {}
         }
         if let Some(train) = self.transmit_path_frames(now, buf) {

@@ -68,6 +68,14 @@ impl Path {
         }
     }
 
+    /// The peer is at another address: rate and datagram size start afresh there.
+    pub(super) fn move_to(&mut self, now: Instant, remote: SocketAddr) {
+        self.remote = remote;
+        self.mtu = PathMtu::new(now, BASE_DATAGRAM_BYTES, self.ceiling);
+        self.controller.on_path_change(now);
+        self.on_mtu_changed(now);
+    }
+
     /// The interface or the route takes no datagrams of that size.
     pub(super) fn on_refused(&mut self, now: Instant, bytes: u32) {
         if self.mtu.on_refused(now, bytes) {
