@@ -12,7 +12,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 usage() {
   cat <<END
 Usage: netem-matrix.sh [options]
-  --quick              two profiles and three windows, in about a minute (for CI)
+  --quick              two profiles and three windows, in one or two minutes (for CI)
   --profiles LIST      names with commas between, or none [default: all]: ${PROFILES// /, }
   --windows LIST       window sizes of the sweep, or none [default: 16KiB .. 4MiB]
   --window-profile P   the link of the sweep [default: transatlantic]
@@ -24,6 +24,22 @@ Usage: netem-matrix.sh [options]
   --keep-trains        leave segmentation offload on, to see the proof fail
 Exit code: 0 if every upload arrived equal and losses fell on single datagrams; 1 if not; 2 usage; 3 no netem to be had.
 END
+}
+
+# clean_up_by FUNCTION: however the script ends, nothing stays behind.
+clean_up_by() {
+  # shellcheck disable=SC2064 # the name as it is now
+  trap "$1" EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+}
+
+# interruptible FILE COMMAND...: its output into FILE. A trap waits for a command, but not for `wait`.
+interruptible() {
+  local file=$1
+  shift
+  "$@" >"$file" &
+  wait $!
 }
 
 die() {
@@ -100,7 +116,7 @@ start_server() {
   in_receiver env XDG_STATE_HOME="$WORK" "$FULMAR" serve --key-file "$WORK/key" \
     --listen "$RECEIVER_IP:5770" "$WORK/served" >"$WORK/listening" 2>"$WORK/serve.log" &
   local waited=0
-  until grep -q listening "$WORK/listening"; do
+  until grep -qs listening "$WORK/listening"; do
     sleep 0.1
     waited=$((waited + 1))
     [ $waited -lt 100 ] || die 1 "the server does not start: $(cat "$WORK/serve.log")"
@@ -114,8 +130,10 @@ upload() {
   local bytes=$((RATE_KBIT * 125 * SECONDS_EACH))
   head -c "$bytes" /dev/urandom >"$WORK/file"
   local code=0
-  PUT=$(in_sender timeout $((SECONDS_EACH * 8 + 60)) "$FULMAR" put --json --progress never --overwrite always \
-    --key-file "$WORK/key" "$WORK/file" "$RECEIVER_IP" 2>"$WORK/put.log") || code=$?
+  interruptible "$WORK/put.json" in_sender timeout $((SECONDS_EACH * 8 + 60)) "$FULMAR" put --json \
+    --progress never --overwrite always --key-file "$WORK/key" "$WORK/file" "$RECEIVER_IP" 2>"$WORK/put.log" ||
+    code=$?
+  PUT=$(cat "$WORK/put.json")
   [ -n "$PUT" ] || PUT="{\"command\":\"put\",\"error\":\"ended with $code and without a word\",\"exit_code\":1}"
   if [ $code -ne 0 ]; then
     fail "$NAME: fulmar put ended with $code: $(cat "$WORK/put.log")"
@@ -196,22 +214,26 @@ run_windows() {
   start_server
   echo "windows over $NAME: $WINDOWS"
   local object code=0
-  object=$(in_sender "$FULMAR" bench window --server "$RECEIVER_IP" --key-file "$WORK/key" --values "$WINDOWS" \
+  interruptible "$WORK/bench.json" in_sender "$FULMAR" bench window --server "$RECEIVER_IP" --key-file "$WORK/key" --values "$WINDOWS" \
     --seconds "$SECONDS_EACH" --rate "${RATE_KBIT}kbit" --rtt "${RTT_MS}ms" --loss "$LOSS_PCT%" \
-    --queue "${QUEUE_MS}ms" --progress never --json 2>"$WORK/bench.log") || code=$?
+    --queue "${QUEUE_MS}ms" --progress never --json 2>"$WORK/bench.log" || code=$?
+  object=$(cat "$WORK/bench.json")
   topology_down
   [ $code -eq 0 ] || fail "window sweep: fulmar bench ended with $code: $(cat "$WORK/bench.log")"
   # A heading, put into the object.
   printf '%s' "${object/\{/\{\"title\":\"Window sizes over $NAME, tc netem\",}" >"$WORK/windows.json"
 }
 
+measure_down() {
+  topology_down
+  umount "$WORK" 2>/dev/null || true
+  rm -rf "$WORK"
+}
+
 measure() {
   WORK=$(mktemp -d)
   mount -t tmpfs -o size=75% tmpfs "$WORK" 2>/dev/null || true
-  # Whatever happens, nothing stays behind.
-  trap 'topology_down; umount "$WORK" 2>/dev/null; rm -rf "$WORK"' EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
+  clean_up_by measure_down
   "$FULMAR" keygen "$WORK/key" >/dev/null
   local parts=()
   prove_single_losses
@@ -251,10 +273,9 @@ run_in_uml() {
   setsid "$uml" mem=1G rootfstype=hostfs rootflags=/ rw "init=$HERE/uml-init.sh" con=null con0=fd:0,fd:1 quiet \
     "FULMAR_NETEM_RUN=$run" </dev/null > >(sed -un 's/^| //p') 2>"$run/uml.log" &
   local pid=$!
-  # shellcheck disable=SC2064 # as they are now
-  trap "kill -KILL -- -$pid 2>/dev/null; rm -rf '$run'" EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
+  # The function's variables are gone when it is called.
+  eval "uml_down() { kill -KILL -- -$pid 2>/dev/null || true; rm -rf $(printf %q "$run"); }"
+  clean_up_by uml_down
   wait $pid || true
   [ -s "$run/status" ] || die 1 "user-mode-linux ended early: $(tail -n 5 "$run/uml.log")"
   return "$(cat "$run/status")"
@@ -269,9 +290,9 @@ main() {
   local code=0
   if [ "$WHERE" = here ] || { [ -z "$WHERE" ] && have_netem; }; then
     have_netem || die 3 "--no-uml: this needs root and a kernel with sch_netem"
-    (measure) || code=$?
+    measure || code=$?
   else
-    (run_in_uml) || code=$?
+    run_in_uml || code=$?
   fi
   [ -s "$OUT/results.json" ] || exit "$((code == 0 ? 1 : code))"
   "$FULMAR" bench report "$OUT/results.json" --html "$OUT/report.html" --csv "$OUT/results.csv" || code=1

@@ -28,7 +28,7 @@ measurements() {
   FULMAR_NETEM_LIBRARY=1 . "$HERE/netem-matrix.sh"
   # Sourcing has set the defaults again.
   . "$RUN/settings"
-  (measure)
+  measure
 }
 
 measurements 2>&1 | sed -u 's/^/| /'

@@ -4,6 +4,7 @@ mod common;
 
 use assert_cmd::Command;
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
@@ -100,6 +101,7 @@ fn what_fails_says_so_in_one_line_and_in_the_object() {
     let dir = tempfile::tempdir().expect("temp dir");
     std::fs::write(dir.path().join("bad.json"), "{\"sweeps\": 3}").expect("written");
     std::fs::write(dir.path().join("k"), "key").expect("written");
+    std::fs::set_permissions(dir.path().join("k"), PermissionsExt::from_mode(0o600)).expect("changed");
     let nobody = ["--server", "127.0.0.1:9", "--key-file", "k", "--values", "64KiB", "--size", "1KB"];
     for (arguments, code, says) in [
         (vec!["bench", "window", "--values", "1KiB"], 2, "--values"),

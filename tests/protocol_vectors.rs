@@ -136,9 +136,11 @@ fn handshake() -> (Hello, Reply, SessionKeys) {
         security: Security::Aes128Gcm,
         share: x.0,
         params: params(),
+        attempt: 0,
         cookie: None,
     };
-    let reply = Reply { client_cid: CLIENT_CID, server_cid: SERVER_CID, share: y.0, params: params() };
+    let reply =
+        Reply { client_cid: CLIENT_CID, server_cid: SERVER_CID, share: y.0, params: params(), attempt: 0 };
     let transcript = Transcript::new().add(&hello.core()).add(&reply.core());
     let keys = client.finish(&y).expect("a valid share").keys(&transcript);
     (hello, reply, keys)
@@ -306,5 +308,7 @@ fn the_sections_named_in_the_code_exist() {
     assert!(named > 30, "the references are written in another way now: {named}");
 }
 
+#[path = "protocol/constants.rs"]
+mod constants;
 #[path = "protocol/wire_vectors.rs"]
 mod wire_vectors;

@@ -78,7 +78,9 @@ impl ReceivedNumbers {
     /// Whether there is room to remember one more gap. If not, a packet that would make one is treated as not received until the
     /// sender's floor has moved: forgetting gaps would leave the sender waiting for ever.
     pub fn has_room_for(&self, number: u64) -> bool {
-        self.numbers.range_count() < MAX_RANGES || number + 1 == self.expected() || number == self.expected()
+        self.numbers.range_count() < MAX_RANGES
+            || number > 0 && self.numbers.contains(number - 1)
+            || self.numbers.contains(number + 1)
     }
 
     /// A new valid packet arrived.

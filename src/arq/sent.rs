@@ -370,17 +370,6 @@ impl SentPackets {
         out.lost.push(Settled { info: self.info(number, &slot), content: slot.content });
     }
 
-    /// After a long silence, everything in flight counts as lost (`out.lost`), as after a path outage.
-    pub fn declare_all_lost(&mut self, out: &mut Outcome) {
-        out.clear();
-        for number in self.unsettled_from.max(self.floor)..self.next_number() {
-            if self.ring[(number - self.floor) as usize].state == State::InFlight {
-                self.declare_lost(number, out);
-            }
-        }
-        self.loss_deadline = None;
-    }
-
     fn advance_floor(&mut self, now: Instant, rtt: Duration) {
         let memory = rtt * LOST_MEMORY_RTTS + self.reorder_window;
         let Some(largest) = self.largest_acked else { return };

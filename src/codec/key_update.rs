@@ -10,8 +10,9 @@ use super::aead::{CONFIDENTIALITY_LIMIT, INTEGRITY_LIMIT, OpenError, PacketKeys}
 
 /// Packets after which a sender updates its keys: half of what it may seal, which leaves time for the
 /// acknowledgement that the update needs.
-/// Unit tests update after 1,000, so that every simulated transfer passes through some.
-pub const UPDATE_AFTER_PACKETS: u64 = if cfg!(test) { 1000 } else { CONFIDENTIALITY_LIMIT / 2 };
+pub const UPDATE_AFTER_PACKETS: u64 = CONFIDENTIALITY_LIMIT / 2;
+/// The same in effect: unit tests update after 1,000 packets, so that every simulated transfer passes through some.
+const UPDATE_NOW_AFTER: u64 = if cfg!(test) { 1000 } else { UPDATE_AFTER_PACKETS };
 
 /// The keys that a sender seals with.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl SealKeys {
 
     /// True once it is time to update, and possible.
     pub fn update_due(&self) -> bool {
-        self.keys.is_encrypted() && self.confirmed && self.sealed_packets >= UPDATE_AFTER_PACKETS
+        self.keys.is_encrypted() && self.confirmed && self.sealed_packets >= UPDATE_NOW_AFTER
     }
 
     /// True when these keys may seal nothing more (the peer has acknowledged nothing for 2^22 packets): the session

@@ -72,6 +72,9 @@ impl Session {
             self.stats.packets_received += 1;
             self.stats.wire_bytes_received += size as u64;
             self.received.on_packet(now, number, size, effects.eliciting, ce);
+        } else {
+            // The sender learns of what is missing, and moves its floor.
+            self.received.request_feedback(now + self.feedback_delay());
         }
         if let Some(what) = effects.violation {
             self.close(now, CloseReason::Protocol(what));

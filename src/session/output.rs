@@ -72,7 +72,7 @@ impl Session {
             Phase::Closing { .. } => return self.transmit_close(now, buf),
             Phase::Confirming | Phase::Open => {}
         }
-        if let Some(train) = self.transmit_challenge(now, buf) {
+        if let Some(train) = self.transmit_path_frames(now, buf) {
             return Some(train);
         }
         if let Some(train) = self.transmit_mtu_probe(now, buf, allow_data) {
@@ -109,7 +109,6 @@ impl Session {
     pub(super) fn has_data(&self) -> bool {
         self.probes_due > 0
             || self.ping_due
-            || self.path_response.is_some()
             || self.control_tx.has_piece()
             || self.sender.has_repair()
             || self.sender.has_fresh() && self.peer_has_room()
@@ -161,14 +160,20 @@ impl Session {
         Some(single(buf.len() - start))
     }
 
-    fn transmit_challenge(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Train> {
-        let (remote, challenge) = self.next_challenge(now)?;
+    /// Challenges and responses wait for nothing: until they are through, the transfer stands still.
+    fn transmit_path_frames(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Train> {
+        let (remote, frame) = match self.path_response.take() {
+            Some(bytes) => (None, Frame::PathResponse(bytes)),
+            None => {
+                self.next_challenge(now).map(|(remote, bytes)| (Some(remote), Frame::PathChallenge(bytes)))?
+            }
+        };
         let start = buf.len();
         let payload_start = self.begin_packet(buf);
-        Frame::PathChallenge(challenge).encode(buf);
-        // Not tracked: repeated by its own timer, and lost on a path that says nothing of the present one.
+        frame.encode(buf);
+        // Not tracked: challenges are repeated by their own timer, and responses with them.
         self.finish_packet(now, buf, start, payload_start, false, Content::default());
-        Some(Train { remote: Some(remote), ..single(buf.len() - start) })
+        Some(Train { remote, ..single(buf.len() - start) })
     }
 
     fn transmit_mtu_probe(&mut self, now: Instant, buf: &mut Vec<u8>, allow_data: bool) -> Option<Train> {
@@ -229,10 +234,6 @@ impl Session {
             if self.probes_due > 0 || std::mem::take(&mut self.ping_due) {
                 self.probes_due = self.probes_due.saturating_sub(1);
                 Frame::Ping.encode(buf);
-                eliciting = true;
-            }
-            if let Some(bytes) = self.path_response.take() {
-                Frame::PathResponse(bytes).encode(buf);
                 eliciting = true;
             }
             content.control = self.put_control(buf, self.room(buf.len() - start));

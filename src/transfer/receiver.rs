@@ -363,14 +363,22 @@ impl Receiver {
         Ok(())
     }
 
+    /// Has a chunk sent again, as the next generation; a chunk that never comes right ends its file.
     fn ask_again(&mut self, file: FileId, chunk: u64, generation: u32) {
-        if let Some(i) = self.entries.get_mut(&file.0) {
-            let wanted = i.wanted_generation.entry(chunk).or_insert(0);
-            if *wanted <= generation && generation < MAX_GENERATION {
-                *wanted = generation + 1;
-                self.outbox.push_back(Message::Resend { file, chunk });
-            }
+        let Some(e) = self.entries.get_mut(&file.0) else { return };
+        let wanted = e.wanted_generation.entry(chunk).or_insert(0);
+        if *wanted > generation {
+            return;
         }
+        if generation < MAX_GENERATION {
+            *wanted = generation + 1;
+            self.outbox.push_back(Message::Resend { file, chunk });
+            return;
+        }
+        let message =
+            format!("{}: a chunk came wrong {MAX_GENERATION} times", String::from_utf8_lossy(&e.path));
+        self.jobs.push_back(Job::Abort { file, keep_partial: false });
+        self.resolve(file, Err(StoreError { kind: StoreErrorKind::DigestMismatch, message }), true);
     }
 
     /// A segment arrived.

@@ -12,7 +12,7 @@ use crate::arq::sent::SegmentRef;
 use crate::session::event::{Direction, Event};
 use crate::wire::frame::Segment;
 use crate::wire::message::Message;
-use crate::wire::{MAX_INLINE_BYTES, buf::varint_len};
+use crate::wire::{MAX_GENERATION, MAX_INLINE_BYTES, buf::varint_len};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -21,8 +21,8 @@ use std::ops::Range;
 pub const MAX_UNRESOLVED: usize = 8192;
 /// Most of them with a stream of chunks of their own: each is an open file at the receiver.
 pub const MAX_STREAMED: usize = 512;
-/// Most chunks asked for again at once.
-const MAX_RESENDS: usize = 1024;
+/// Most chunks asked for again at once: as many as a receiver may have open (`receiver::MAX_OPEN_CHUNKS`).
+const MAX_RESENDS: usize = 4096;
 /// Entries asked of a walk at once.
 const WALK_BATCH: usize = 256;
 /// The manifest stays so far ahead of what the control stream has sent; enough for 10 ms at 400 Mbit/s.
@@ -526,7 +526,11 @@ impl Sender {
         if chunk >= c.next_read {
             return false;
         }
-        *c.generations.entry(chunk).or_insert(0) += 1;
+        let generation = c.generations.entry(chunk).or_insert(0);
+        if *generation >= MAX_GENERATION {
+            return false;
+        }
+        *generation += 1;
         self.release_where(file, |c| c == chunk);
         if !self.resends.contains(&(file, chunk)) {
             self.resends.push_back((file, chunk));

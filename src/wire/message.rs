@@ -260,7 +260,7 @@ fn read_entry(r: &mut Reader<'_>) -> Result<BeginEntry, WireError> {
 impl Message {
     /// Whether the next message of a stream's contiguous bytes is a manifest entry.
     pub fn next_is_entry(stream: &[u8]) -> bool {
-        stream.first() == Some(&(ENTRY as u8))
+        Reader::new(stream).varint() == Ok(ENTRY)
     }
 
     fn kind(&self) -> u64 {

@@ -196,13 +196,22 @@ fn handshake_vectors() -> Vec<Value> {
     let reject =
         Reject { client_cid: CLIENT_CID, code: RejectCode::WrongKey, text: "the key differs".into() };
     assert_eq!(Reject::decode(&reject.encode()), Ok(reject.clone()));
-    let (mut hello, _, _) = handshake();
-    hello.cookie = Some(retry.cookie);
-    assert_eq!(Hello::decode(&hello.encode()).map(|(h, _)| h), Ok(hello.clone()));
+    // The second sending, and the answer to it: the cores are those of the first.
+    let (first, first_reply, _) = handshake();
+    let hello = Hello { attempt: 1, cookie: Some(retry.cookie), ..first.clone() };
+    assert_eq!(Hello::decode(&hello.encode()), Ok((hello.clone(), &first.core()[..])));
+    let reply = Reply { attempt: 1, ..first_reply.clone() };
+    assert_eq!(Reply::decode(&reply.encode()), Ok((reply.clone(), &first_reply.core()[..])));
     vec![
         json!({ "name": "Retry", "hex": hex(&retry.encode()), "cookie": hex(&retry.cookie) }),
         json!({ "name": "Reject", "hex": hex(&reject.encode()), "code": 1, "text": reject.text }),
-        json!({ "name": "Hello with cookie", "hex": hex(&hello.encode()), "cookie": hex(&retry.cookie) }),
+        json!({
+            "name": "Hello with cookie", "hex": hex(&hello.encode()), "cookie": hex(&retry.cookie),
+            "attempt": 1, "core": hex(&hello.core()),
+        }),
+        json!({
+            "name": "Reply to it", "hex": hex(&reply.encode()), "attempt": 1, "core": hex(&reply.core()),
+        }),
     ]
 }
 
@@ -216,6 +225,7 @@ fn refused() -> Vec<Value> {
         ("segment beyond the encoded length", "2205000a0105616263", "segment out of bounds"),
         ("codec 3", "2205000003056162", "codec out of bounds"),
         ("encoded length above 4 MiB", "22050000018040000161", "encoded length out of bounds"),
+        ("generation 1,001", "2505000043e90161", "generation out of bounds"),
         ("five blocks", "030a00000000000005", "blocks out of bounds"),
         ("a block that reaches below 0", "0301000000000000010003000103", "block out of bounds"),
         ("a block of no numbers", "03010000000000000100000000", "block out of bounds"),

@@ -277,20 +277,3 @@ fn a_grown_reordering_window_shrinks_again() {
     }
     assert!(w.reorder_window() < ms(1), "{:?}", w.reorder_window());
 }
-
-#[test]
-fn after_an_outage_everything_counts_as_lost() {
-    let t = origin();
-    let (mut w, mut out) = (SentPackets::new(), Outcome::default());
-    (0..20).for_each(|n| w.on_sent(t, 100, n % 2 == 0, false, tag(n)));
-    w.declare_all_lost(&mut out);
-    assert_eq!((out.lost.len(), w.bytes_in_flight(), w.packets_in_flight()), (10, 0, 0));
-    tell(&mut w, t + ms(100), 19, &[0..20], &mut out).expect("honest");
-    assert_eq!((out.spurious.len(), out.acked.len(), w.bytes_in_flight()), (10, 0, 0));
-    let mut seen = 0;
-    w.for_each_in_flight(|_, _, _| {
-        seen += 1;
-        true
-    });
-    assert_eq!(seen, 0);
-}

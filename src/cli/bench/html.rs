@@ -162,11 +162,18 @@ fn figure(out: &mut String, sweep: &Sweep, what: &str, lines: Vec<(&str, Line)>)
             .into_iter()
             .map(|(_, line)| Line { values: order.iter().map(|i| line.values[*i]).collect(), ..line })
             .collect(),
+        is_joined: has_order(sweep),
         mark: mark.map(|bytes| ((bytes as f64).log2(), format!("BDP {}", units::format_bytes(bytes)))),
     };
     out.push_str(&chart.svg()?);
     out.push_str("</figure>\n");
     Ok(())
+}
+
+/// Whether all values are numbers that lie on a scale.
+fn has_order(sweep: &Sweep) -> bool {
+    matches!(sweep.sweep.as_str(), "window" | "chunk" | "loss")
+        && sweep.points.iter().all(|p| p.number.is_some())
 }
 
 /// Where each point lies: bytes by their logarithm, percent as they are, names one after the other.

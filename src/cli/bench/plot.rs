@@ -12,6 +12,9 @@ const SIZE: (u32, u32) = (880, 300);
 /// Labels on the x axis beyond which only every n-th is written.
 const MAX_X_LABELS: usize = 14;
 
+/// Room at both sides of a value that stands alone; half of what lies between two of them.
+const SINGLE_ROOM: f64 = 0.5;
+
 /// The colours of the light page. The page's style sheet names each of them and gives the dark ones, so that
 /// a chart taken out of the page still has colours.
 pub mod colour {
@@ -52,6 +55,8 @@ pub struct Chart {
     pub y_name: String,
     /// The curves.
     pub lines: Vec<Line>,
+    /// The values have an order, so that a line between two of them means something. Else they lie one apart.
+    pub is_joined: bool,
     /// A vertical line and its label.
     pub mark: Option<(f64, String)>,
 }
@@ -145,10 +150,17 @@ impl Chart {
             let points: Vec<(f64, f64)> =
                 self.x.iter().zip(&line.values).filter_map(|(x, y)| Some((*x, (*y)?))).collect();
             let style = line.colour.stroke_width(2);
-            if line.is_dashed {
+            if line.is_dashed && !self.is_joined {
+                for (x, y) in points {
+                    let ends = [(x - SINGLE_ROOM / 2.0, y), (x + SINGLE_ROOM / 2.0, y)];
+                    chart.draw_series(DashedLineSeries::new(ends, 5, 5, style))?;
+                }
+            } else if line.is_dashed {
                 chart.draw_series(DashedLineSeries::new(points, 5, 5, style))?;
             } else {
-                chart.draw_series(LineSeries::new(points.clone(), style))?;
+                if self.is_joined {
+                    chart.draw_series(LineSeries::new(points.clone(), style))?;
+                }
                 let dots = points.into_iter().map(|point| Circle::new(point, 4, line.colour.filled()));
                 chart.draw_series(dots)?;
             }
@@ -163,7 +175,8 @@ impl Chart {
         let (first, last) = (self.x.first().copied().unwrap_or(0.0), self.x.last().copied().unwrap_or(1.0));
         let mark = self.mark.as_ref().map(|(x, _)| *x);
         let (first, last) = (mark.map_or(first, |x| first.min(x)), mark.map_or(last, |x| last.max(x)));
-        let room = if last > first { (last - first) * 0.04 } else { 0.5 };
+        let is_spread = self.is_joined && last > first;
+        let room = if is_spread { (last - first) * 0.04 } else { SINGLE_ROOM };
         Ticks { range: first - room..last + room, at: self.x.clone() }
     }
 }
@@ -179,6 +192,7 @@ mod tests {
             x_name: "x & more".into(),
             y_name: "y".into(),
             lines: vec![Line { colour: colour::MEASURED, is_dashed: false, values }],
+            is_joined: true,
             mark: Some((2.0, "here".into())),
         }
     }
@@ -200,7 +214,10 @@ mod tests {
             (vec![7.0], vec![None]),
             (vec![1.0, 1.0], vec![Some(1e12), Some(1e-9)]),
         ] {
-            chart(x, values).svg().expect("drawn");
+            for is_joined in [true, false] {
+                let chart = Chart { is_joined, ..chart(x.clone(), values.clone()) };
+                chart.svg().expect("drawn");
+            }
         }
     }
 }

@@ -90,7 +90,7 @@ pub fn measured(seed: u64, bytes: u64, elapsed: Duration, stats: &Stats, error: 
         bytes,
         elapsed_s: seconds,
         goodput_bits_per_sec: if is_done { (bytes as f64 * 8.0 / seconds) as u64 } else { 0 },
-        min_rtt_ms: (!stats.min_rtt.is_zero()).then(|| stats.min_rtt.as_secs_f64() * 1e3),
+        min_rtt_ms: (!stats.min_rtt.is_zero()).then_some(stats.min_rtt.as_secs_f64() * 1e3),
         packets_sent: stats.packets_sent,
         packets_repaired: stats.packets_repaired,
         packets_lost: stats.packets_lost.saturating_sub(stats.packets_spurious),

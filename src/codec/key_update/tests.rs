@@ -105,7 +105,7 @@ fn forgotten_keys_open_nothing() {
 #[test]
 fn the_limits_hold() {
     let (mut sender, _) = pair();
-    sender.sealed_packets = UPDATE_AFTER_PACKETS - 2;
+    sender.sealed_packets = UPDATE_NOW_AFTER - 2;
     seal(&mut sender, 1);
     sender.on_acknowledged(1);
     assert!(!sender.update_due());
