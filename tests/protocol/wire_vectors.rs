@@ -245,7 +245,7 @@ fn refused() -> Vec<Value> {
         ("HAVE out of order", "0706010205010101", "range out of bounds"),
         ("RESULT with a digest of 5 bytes", "08080000056162636465", "digest out of bounds"),
         ("request kind 5", "01020005", "unknown type 0x5"),
-        ("compression 22", "0104000216", "compression out of bounds"),
+        ("compression 22", "0103000216", "compression out of bounds"),
         ("chunk size 1,023", "010500020043ff", "chunk size out of bounds"),
     ];
     let mut out = Vec::new();
