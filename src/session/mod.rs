@@ -24,7 +24,7 @@ use crate::transfer::job::{Dest, Done, Job, SourceRoot};
 use crate::transfer::receiver::Receiver;
 use crate::transfer::sender::Sender;
 use crate::wire::Cid;
-use crate::wire::handshake::Params;
+use crate::wire::handshake::{FEATURE_ZSTD, Params};
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
@@ -151,7 +151,7 @@ pub fn local_params(config: &SessionConfig, receive_budget: u64) -> Params {
         max_datagram_bytes: 65_535,
         control_credit_bytes: control_window(receive_budget),
         receive_window_bytes: receive_budget,
-        features: 0,
+        features: FEATURE_ZSTD,
     }
 }
 
@@ -266,6 +266,7 @@ impl Session {
             self.config.idle_timeout.min(Duration::from_millis(peer.idle_timeout_ms.max(1000)));
         self.peer_window = peer.receive_window_bytes;
         self.control_tx.set_credit(peer.control_credit_bytes);
+        self.sender.set_peer_zstd(peer.features & FEATURE_ZSTD != 0);
         self.path.limit_datagrams(now, peer.max_datagram_bytes.min(65_535) as u32);
     }
 
@@ -371,6 +372,8 @@ impl Session {
         self.process_control(now);
         self.collect_transfer_events();
         self.finish_echo_roots();
+        let hint = self.path.rate_hint(now, &self.rtt);
+        self.sender.set_rate_hint(hint);
         self.sender.pump(self.control_tx.unsent());
         self.collect_transfer_events();
         let (out, scratch) = &mut self.scratch;

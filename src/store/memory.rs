@@ -7,6 +7,7 @@ mod source;
 
 use super::names::join;
 use super::{SessionKey, Store, may_begin_session};
+use crate::codec::chunk::Encoder;
 use crate::transfer::job::{Done, EntryKind, FileId, Job, Location, Meta, StoreErrorKind};
 use bytes::Bytes;
 use sink::{Partial, Receiving};
@@ -148,6 +149,8 @@ pub struct MemoryStore {
     sessions: HashMap<SessionKey, SessionState>,
     faults: Faults,
     capacity_bytes: u64,
+    /// Without a clock: what it chooses depends on what came before alone.
+    encoder: Encoder,
 }
 
 impl Default for MemoryStore {
@@ -165,6 +168,7 @@ impl MemoryStore {
             sessions: HashMap::new(),
             faults: Faults::default(),
             capacity_bytes: DEFAULT_CAPACITY_BYTES,
+            encoder: Encoder::default(),
         }
     }
 
@@ -269,7 +273,7 @@ impl Store for MemoryStore {
             Job::OpenSource { file, root, below, size, meta, chunk_size, compress } => {
                 self.sending(session).open(file, root, below, size, meta, chunk_size, compress);
             }
-            Job::ReadChunk { file, chunk } => self.read_chunk(session, file, chunk, out),
+            Job::ReadChunk { file, chunk, budget } => self.read_chunk(session, (file, chunk), budget, out),
             Job::FinishSource { file } => self.finish_source(session, file, out),
             Job::CloseSource { file } => self.sending(session).close(file),
             Job::SetDest(dest) => out(Done::DestSet(self.set_dest(session, &dest))),
