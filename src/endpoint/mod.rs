@@ -169,7 +169,15 @@ impl Endpoint {
         self.by_cid.insert(cid, key);
         self.sessions.insert(
             key,
-            Entry { session, armed: None, ready: false, has_jobs: false, has_events: false, held: false, served_bytes: 0 },
+            Entry {
+                session,
+                armed: None,
+                ready: false,
+                has_jobs: false,
+                has_events: false,
+                held: false,
+                served_bytes: 0,
+            },
         );
         self.share_budgets();
         self.touch(now, key);
