@@ -19,11 +19,13 @@ use client::NetError;
 use std::error::Error;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// The store on disk. `jail`: the directory that nothing received may leave; `None` when nothing is received: what
 /// is sent then has paths of its own, and any directory will do.
-fn open_store(jail: Option<&Path>) -> Result<Box<dyn Store>, NetError> {
-    let store = FileStore::open(jail.unwrap_or(Path::new("/")), FileOptions::default()).map_err(|e| {
+fn open_store(jail: Option<&Path>, partial_ttl: Option<Duration>) -> Result<Box<dyn Store>, NetError> {
+    let options = FileOptions { partial_ttl, ..FileOptions::default() };
+    let store = FileStore::open(jail.unwrap_or(Path::new("/")), options).map_err(|e| {
         let kind = e.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
         let refused = matches!(
             kind,

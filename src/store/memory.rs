@@ -148,6 +148,8 @@ pub struct MemoryStore {
     sessions: HashMap<SessionKey, SessionState>,
     faults: Faults,
     capacity_bytes: u64,
+    /// Files that another session has just taken over, and why.
+    taken: Vec<(SessionKey, FileId, crate::transfer::job::StoreError)>,
 }
 
 impl Default for MemoryStore {
@@ -165,6 +167,7 @@ impl MemoryStore {
             sessions: HashMap::new(),
             faults: Faults::default(),
             capacity_bytes: DEFAULT_CAPACITY_BYTES,
+            taken: Vec::new(),
         }
     }
 
@@ -283,6 +286,10 @@ impl Store for MemoryStore {
             Job::Abort { file, keep_partial } => self.abort(session, file, keep_partial, out),
             Job::RemoveScratch(path) => self.tree.remove(&join(SCRATCH_DIR, &path)),
             Job::EndSession => self.end_session(session),
+        }
+        for (session, file, error) in std::mem::take(&mut self.taken) {
+            done.push((session, Done::SinkFailed { file, error }));
+            self.release_ends(session, &mut |answer| done.push((session, answer)));
         }
     }
 
