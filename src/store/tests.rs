@@ -7,6 +7,7 @@ mod disk;
 mod memory;
 mod pure;
 mod random;
+mod resume;
 mod rules;
 mod walks;
 
@@ -125,7 +126,7 @@ impl Rig {
         overwrite: Overwrite,
     ) -> Result<(), StoreError> {
         let location = Location::Jail(at.to_vec());
-        self.set_dest_full(Dest { location, into_dir, overwrite, name_prefix: Vec::new() })
+        self.set_dest_full(Dest { location, into_dir, overwrite, no_resume: false, name_prefix: Vec::new() })
     }
 
     pub(super) fn set_dest_full(&mut self, dest: Dest) -> Result<(), StoreError> {

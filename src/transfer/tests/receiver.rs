@@ -81,7 +81,7 @@ fn the_manifest_comes_in_order() {
     assert!(r.handle_message(Message::Abandon { file: FileId(1), error: error.clone() }).is_err());
     assert!(r.handle_message(Message::Have { file: FileId(0), ranges: Vec::new() }).is_err());
     r.handle_message(Message::Abandon { file: FileId(0), error }).expect("known");
-    assert!(jobs(&mut r).iter().any(|j| matches!(j, Job::Abort { keep_partial: false, .. })));
+    assert!(jobs(&mut r).iter().any(|j| matches!(j, Job::Abort { keep_partial: true, .. })));
     r.handle_message(Message::ManifestEnd).expect("fine");
     assert!(r.is_finished());
     assert!(announce(&mut r, entry(1, 1, 1024)).is_err(), "after the end");

@@ -51,13 +51,19 @@ fn file_entry(size: u64) -> BeginEntry {
 #[test]
 fn message_vectors() {
     let digest = [0xd1; 32];
-    let put = Request::Put { dest: b"x".to_vec(), into_dir: true, overwrite: Overwrite::Always };
+    let put =
+        Request::Put { dest: b"x".to_vec(), into_dir: true, overwrite: Overwrite::Always, no_resume: false };
     let get = Request::Get {
         paths: vec![b"a".to_vec(), Vec::new()],
         compress: Compression::None,
         chunk_size: 1024,
     };
-    let echo = Request::Echo { sim_back: "loss=1%".into(), keep: true, overwrite: Overwrite::Never };
+    let echo = Request::Echo {
+        sim_back: "loss=1%".into(),
+        keep: true,
+        overwrite: Overwrite::Never,
+        no_resume: false,
+    };
     let request = |request| Message::Request { client_id: "me".into(), request };
     let link = BeginEntry {
         kind: EntryKind::Symlink,
@@ -159,7 +165,7 @@ fn random_entry(rng: &mut StdRng) -> BeginEntry {
 fn random_request(rng: &mut StdRng) -> Request {
     let overwrite = [Overwrite::Never, Overwrite::Always][rng.random_range(0..2)];
     match rng.random_range(0..4) {
-        0 => Request::Put { dest: random_path(rng), into_dir: rng.random(), overwrite },
+        0 => Request::Put { dest: random_path(rng), into_dir: rng.random(), overwrite, no_resume: false },
         1 => Request::Get {
             paths: (0..rng.random_range(0..20)).map(|_| random_path(rng)).collect(),
             compress: [
@@ -171,7 +177,7 @@ fn random_request(rng: &mut StdRng) -> Request {
             chunk_size: rng.random_range(MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE),
         },
         2 => Request::List { path: random_path(rng) },
-        _ => Request::Echo { sim_back: "loss=1%".into(), keep: rng.random(), overwrite },
+        _ => Request::Echo { sim_back: "loss=1%".into(), keep: rng.random(), overwrite, no_resume: false },
     }
 }
 
