@@ -34,7 +34,7 @@ pub(super) enum Seen {
 }
 
 pub(super) enum Backing {
-    Disk(FileStore, tempfile::TempDir),
+    Disk(Box<FileStore>, tempfile::TempDir),
     Memory(MemoryStore),
 }
 
@@ -68,7 +68,7 @@ impl Rig {
         let jail = dir.path().join("jail");
         std::fs::create_dir(&jail).unwrap();
         let store = FileStore::open(&jail, FileOptions::default()).unwrap();
-        Self { backing: Backing::Disk(store, dir), session: 1, next_file: 0 }
+        Self { backing: Backing::Disk(Box::new(store), dir), session: 1, next_file: 0 }
     }
 
     pub(super) fn memory() -> Self {
@@ -94,7 +94,7 @@ impl Rig {
 
     pub(super) fn store(&mut self) -> &mut dyn Store {
         match &mut self.backing {
-            Backing::Disk(store, _) => store,
+            Backing::Disk(store, _) => &mut **store,
             Backing::Memory(store) => store,
         }
     }
