@@ -10,7 +10,7 @@
 //! | [`endpoint`] | connection-ID demux, admission, session table, shared limits |
 //! | [`session`] | one peer: datagrams and time in, datagrams and events out |
 //! | [`transfer`], [`arq`] | files and manifests; windows, NACKs, loss detection |
-//! | [`congestion`], [`codec`] | rate control and pacing; LZ4, CRC-32, AEAD, handshake |
+//! | [`congestion`], [`codec`] | rate control and pacing; LZ4, zstd, CRC-32, AEAD, handshake |
 //! | [`wire`] | packet and frame encoding |
 //! | [`impair`], [`sim`] | one seeded model of a bad link; endpoints on a virtual clock |
 //!

@@ -78,6 +78,7 @@ fn bad_options_are_one_line_and_exit_2() {
         (&["put", "--sim", "foo=1", "a", "host"], &["--sim", "foo"]),
         (&["put", "--overwrite", "maybe", "a", "host"], &["--overwrite", "maybe"]),
         (&["put", "--compress", "zip", "a", "host"], &["--compress", "zip"]),
+        (&["put", "--compress", "zstd:20", "a", "host"], &["--compress", "zstd:20", "zstd:19"]),
         (&["put", "--nonsense", "a", "host"], &["--nonsense", "fulmar put --help"]),
         (&["put", "a"], &["only one argument", "`a`", "fulmar put --help"]),
         (&["get"], &["no arguments", "fulmar get --help"]),

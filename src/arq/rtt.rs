@@ -55,6 +55,13 @@ impl Rtt {
         }
     }
 
+    /// Another path: the old figures are only a first guess for it.
+    pub fn restart(&mut self) {
+        let guess = self.smoothed();
+        *self = Self::default();
+        self.set_upper_bound(guess);
+    }
+
     /// Whether there was a sample.
     pub fn is_measured(&self) -> bool {
         self.smoothed.is_some()

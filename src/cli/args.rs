@@ -238,7 +238,7 @@ pub struct ChunkArgs {
     /// Bytes of a file that are compressed, checked and resumed as one (1KiB to 4MiB) [default: 256KiB]
     #[arg(long, value_name = "SIZE")]
     pub chunk_size: Option<String>,
-    /// Compression: auto (samples each chunk), lz4, none [default: auto]
+    /// Compression: auto (what suits data and link), lz4, zstd or zstd:LEVEL (1 to 19), none [default: auto]
     #[arg(long, value_name = "KIND")]
     pub compress: Option<String>,
 }

@@ -9,7 +9,7 @@ use super::text;
 use crate::congestion::ControllerKind;
 use crate::endpoint::config::{ServerConfig, SessionConfig};
 use crate::impair::Spec;
-use crate::transfer::job::{Compression, Overwrite};
+use crate::transfer::job::{Compression, DEFAULT_ZSTD_LEVEL, MAX_ZSTD_LEVEL, Overwrite};
 use crate::transfer::{MAX_CHUNK_SIZE, MIN_CHUNK_SIZE};
 use crate::units;
 use std::ffi::{OsStr, OsString};
@@ -178,6 +178,16 @@ fn apply_link(session: &mut SessionConfig, link: &LinkArgs) -> Result<(), Failur
     Ok(())
 }
 
+fn zstd_level(text: &str) -> Result<u8, Failure> {
+    let level = text.strip_prefix("zstd:").and_then(|level| level.parse().ok());
+    level.filter(|level| (1..=MAX_ZSTD_LEVEL).contains(level)).ok_or_else(|| {
+        Failure::usage(format!(
+            "--compress: `{}` is out of range: give zstd:1 to zstd:{MAX_ZSTD_LEVEL}",
+            shown(text)
+        ))
+    })
+}
+
 fn apply_chunk(session: &mut SessionConfig, chunk: &ChunkArgs) -> Result<(), Failure> {
     if let Some(text) = chunk.chunk_size.as_deref() {
         session.chunk_size = u32::try_from(size("--chunk-size", text)?)
@@ -192,7 +202,9 @@ fn apply_chunk(session: &mut SessionConfig, chunk: &ChunkArgs) -> Result<(), Fai
         Some("auto") => Compression::Auto,
         Some("lz4") => Compression::Lz4,
         Some("none") => Compression::None,
-        Some(other) => return Err(unknown_word("--compress", other, "auto, lz4 or none")),
+        Some("zstd") => Compression::Zstd(DEFAULT_ZSTD_LEVEL),
+        Some(text) if text.starts_with("zstd:") => Compression::Zstd(zstd_level(text)?),
+        Some(other) => return Err(unknown_word("--compress", other, "auto, lz4, zstd, zstd:LEVEL or none")),
     };
     Ok(())
 }
@@ -392,6 +404,11 @@ mod tests {
             &["--chunk-size", "4194305"],
             &["--chunk-size", "99999999999999999999"],
             &["--compress", "zip"],
+            &["--compress", "zstd:"],
+            &["--compress", "zstd:0"],
+            &["--compress", "zstd:20"],
+            &["--compress", "zstd:-1"],
+            &["--compress", "zstd:fast"],
             &["--connect-timeout", "0"],
             &["--connect-timeout", "soon"],
             &["--timeout", "8d"],

@@ -81,6 +81,10 @@ impl SealKeys {
     }
 }
 
+/// The keys of the previous generation are dropped when so many numbers of the present one have gone by: what was overtaken by more
+/// has long been repaired. (RFC 9001, section 6.5, says three PTOs; this needs no clock.)
+const KEEP_PREVIOUS_PACKETS: u64 = if cfg!(test) { 500 } else { 1 << 17 };
+
 /// The keys that a receiver opens with.
 #[derive(Debug)]
 pub struct OpenKeys {
@@ -135,7 +139,12 @@ impl OpenKeys {
         let opened = keys.open(number, header, sealed);
         match opened {
             Err(_) => self.failed_packets = self.failed_packets.saturating_add(1),
-            Ok(_) if same => self.lowest_number = self.lowest_number.min(number),
+            Ok(_) if same => {
+                self.lowest_number = self.lowest_number.min(number);
+                if number > self.lowest_number + KEEP_PREVIOUS_PACKETS {
+                    self.previous = None;
+                }
+            }
             Ok(_) if late && self.previous.is_some() => {}
             Ok(_) => self.follow(number),
         }
@@ -150,12 +159,6 @@ impl OpenKeys {
     /// Packets that failed to open so far.
     pub fn failed_packets(&self) -> u64 {
         self.failed_packets
-    }
-
-    /// Drops the keys of the previous generation; to be called some round trips after an update (RFC 9001 section
-    /// 6.5 says three PTOs), when what was overtaken has arrived or never will.
-    pub fn forget_previous(&mut self) {
-        self.previous = None;
     }
 
     fn follow(&mut self, number: u64) {

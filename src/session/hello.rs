@@ -7,7 +7,7 @@ use super::{Phase, REJECT_GRACE, Role, Session};
 use crate::codec::handshake::{ClientHandshake, ENTROPY_BYTES, ServerShare, Transcript};
 use crate::codec::key_update::{OpenKeys, SealKeys};
 use crate::endpoint::config::Secret;
-use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
+use crate::wire::handshake::{FEATURE_ZSTD, Hello, Params, Reject, RejectCode, Reply, Retry, Security};
 use crate::wire::packet::{TYPE_REJECT, TYPE_REPLY, TYPE_RETRY};
 use crate::wire::{Cid, VERSION};
 use rand::Rng;
@@ -30,7 +30,7 @@ pub(super) struct ClientHello {
     pub(super) first_at: Instant,
     pub(super) sent: u32,
     pub(super) deadline: Instant,
-    /// When each attempt left (the last 256 of them).
+    /// When each attempt left; from the 256th on, only the latest is kept.
     sent_at: Vec<Instant>,
     /// The Hello goes out at once, whatever the schedule says (a Retry asked for it).
     pub(super) now_please: bool,
@@ -130,6 +130,7 @@ impl Session {
         self.phase = Phase::Confirming;
         self.heard_at = now;
         self.apply_params(now, &reply.params);
+        self.write_held_request(reply.params.features & FEATURE_ZSTD != 0);
         self.path.update(now);
         self.advance(now);
     }

@@ -3,7 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Receiving a packet".
 
 use super::event::CloseReason;
-use super::{MAX_CONTROL_BUFFER, Phase, Role, Session};
+use super::{KEYS_USED_UP, MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::arq::sent::{Content, Settled};
 use crate::congestion::{FeedbackSample, PacketInfo};
 use crate::transfer::receiver::Accept;
@@ -54,8 +54,8 @@ impl Session {
             return;
         }
         let (head, sealed) = packet.split_at_mut(header_len);
-        if self.open.exhausted() || self.seal.exhausted() {
-            return self.finish(CloseReason::Protocol("the keys are used up (RFC 9001, section 6.6)".into()));
+        if self.open.exhausted() {
+            return self.finish(CloseReason::Protocol(KEYS_USED_UP.into()));
         }
         let Ok(payload) = self.open.open(number, header.key_phase, head, sealed) else { return };
         self.heard_at = now;

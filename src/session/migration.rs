@@ -53,9 +53,8 @@ impl Session {
     pub(super) fn on_path_response(&mut self, now: Instant, bytes: [u8; 8]) {
         if let Some(c) = self.candidate.take_if(|c| c.challenge == bytes) {
             log::debug!("peer moved from {} to {}", self.path.remote, c.remote);
-            self.path.remote = c.remote;
-            self.path.controller.on_path_change(now);
-            self.path.update(now);
+            self.path.move_to(now, c.remote);
+            self.rtt.restart();
         }
     }
 }

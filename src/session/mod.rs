@@ -24,7 +24,7 @@ use crate::transfer::job::{Dest, Done, Job, SourceRoot};
 use crate::transfer::receiver::Receiver;
 use crate::transfer::sender::Sender;
 use crate::wire::Cid;
-use crate::wire::handshake::Params;
+use crate::wire::handshake::{FEATURE_ZSTD, Params};
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
@@ -43,6 +43,8 @@ const MAX_CONTROL_WINDOW: u64 = 4 << 20;
 const MIN_CONTROL_WINDOW: u64 = 128 * 1024;
 /// Control-stream bytes that wait for a peer's acknowledgement at most; beyond, nothing is taken in that would answer with more.
 const MAX_CONTROL_BUFFER: usize = 8 << 20;
+/// Why a session ends at the AEAD's limits.
+const KEYS_USED_UP: &str = "the keys are used up (RFC 9001, section 6.6)";
 /// A server waits so long for a session's request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an unauthenticated Reject waits for a valid packet to contradict it.
@@ -149,7 +151,7 @@ pub fn local_params(config: &SessionConfig, receive_budget: u64) -> Params {
         max_datagram_bytes: 65_535,
         control_credit_bytes: control_window(receive_budget),
         receive_window_bytes: receive_budget,
-        features: 0,
+        features: FEATURE_ZSTD,
     }
 }
 
@@ -264,12 +266,18 @@ impl Session {
             self.config.idle_timeout.min(Duration::from_millis(peer.idle_timeout_ms.max(1000)));
         self.peer_window = peer.receive_window_bytes;
         self.control_tx.set_credit(peer.control_credit_bytes);
+        self.sender.set_peer_zstd(peer.features & FEATURE_ZSTD != 0);
         self.path.limit_datagrams(now, peer.max_datagram_bytes.min(65_535) as u32);
     }
 
     /// The address of the peer.
     pub fn remote(&self) -> SocketAddr {
         self.path.remote
+    }
+
+    /// IP and UDP header bytes of each datagram to the peer.
+    pub fn ip_overhead(&self) -> u64 {
+        self.path.ip_overhead()
     }
 
     /// The connection ID of packets to us.
@@ -369,6 +377,8 @@ impl Session {
         self.process_control(now);
         self.collect_transfer_events();
         self.finish_echo_roots();
+        let hint = self.path.rate_hint(now, &self.rtt);
+        self.sender.set_rate_hint(hint);
         self.sender.pump(self.control_tx.unsent());
         self.collect_transfer_events();
         let (out, scratch) = &mut self.scratch;

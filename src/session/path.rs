@@ -2,17 +2,22 @@
 //! Owns: the peer's address, controller, pacers, path-MTU search of one session.
 //! Implements: docs/PROTOCOL.md, "Rate control".
 
+use crate::arq::rtt::Rtt;
 use crate::congestion::Controller;
 use crate::congestion::mtud::PathMtu;
 use crate::congestion::pacer::Pacer;
 use crate::endpoint::config::SessionConfig;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// UDP payload that every IPv6 path takes (1,280 bytes less 48 of headers); the size of the first packets.
 pub(super) const BASE_DATAGRAM_BYTES: u32 = 1232;
 /// `--limit` lets this much leave at once, milliseconds of the rate.
 const LIMIT_BURST_MS: u64 = 10;
+
+/// A rate counts as known when it has not grown by a quarter for this time, or three round trips: while a path starts,
+/// the rate says what was tried so far (RFC 9002 and BBR end slow start by the same rule of three round trips).
+const RATE_STEADY: Duration = Duration::from_millis(100);
 
 /// Controller, pacers and path MTU.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub(super) struct Path {
     limit: Option<(Pacer, u64)>,
     window_cap: Option<u64>,
     ceiling: u32,
+    /// The rate that growth is measured against, and when it was last left behind.
+    grown: (u64, Instant),
 }
 
 impl Path {
@@ -37,6 +44,7 @@ impl Path {
             limit: config.limit_bytes_per_sec.map(|rate| (Pacer::new(now), rate)),
             window_cap: config.window_cap_bytes,
             ceiling,
+            grown: (0, now),
         };
         path.update(now);
         path
@@ -63,9 +71,17 @@ impl Path {
         let burst = self.controller.burst_bytes().max(self.mtu.current().into());
         self.pacer.set_rate(now, self.controller.rate_bytes_per_sec(), burst);
         if let Some((pacer, rate)) = &mut self.limit {
-            let burst = (*rate * LIMIT_BURST_MS / 1000).max(u64::from(self.mtu.current()) + 48);
+            let burst = (*rate / 1000 * LIMIT_BURST_MS).max(u64::from(self.mtu.current()) + 48);
             pacer.set_rate(now, *rate, burst);
         }
+    }
+
+    /// The peer is at another address: rate and datagram size start afresh there.
+    pub(super) fn move_to(&mut self, now: Instant, remote: SocketAddr) {
+        self.remote = remote;
+        self.mtu = PathMtu::new(now, BASE_DATAGRAM_BYTES, self.ceiling);
+        self.controller.on_path_change(now);
+        self.on_mtu_changed(now);
     }
 
     /// The interface or the route takes no datagrams of that size.
@@ -84,6 +100,24 @@ impl Path {
     pub(super) fn window_bytes(&self) -> u64 {
         let window = self.controller.window_bytes();
         self.window_cap.map_or(window, |cap| window.min(cap))
+    }
+
+    /// What the path carries, bytes a second, all limits regarded; `None`: not known yet.
+    pub(super) fn rate_hint(&mut self, now: Instant, rtt: &Rtt) -> Option<u64> {
+        if !rtt.is_measured() {
+            self.grown.1 = now;
+            return None;
+        }
+        let limit = self.limit.as_ref().map_or(u64::MAX, |(_, rate)| *rate);
+        let round_trip = rtt.smoothed().as_secs_f64().max(1e-6);
+        let window = self.window_cap.map_or(u64::MAX, |cap| (cap as f64 / round_trip) as u64);
+        let rate = self.controller.rate_bytes_per_sec().min(limit).min(window);
+        if rate > self.grown.0.saturating_add(self.grown.0 / 4) {
+            self.grown = (rate, now);
+        }
+        self.grown.0 = self.grown.0.min(rate);
+        let steady = now.saturating_duration_since(self.grown.1) >= RATE_STEADY.max(3 * rtt.smoothed());
+        steady.then_some(rate)
     }
 
     /// Whether a packet may leave now.

@@ -5,15 +5,23 @@
 use super::event::{CloseReason, Direction, Event};
 use super::{MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::transfer::Request;
-use crate::transfer::job::{Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind};
+use crate::transfer::job::{
+    Compression, Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind,
+};
 use crate::wire::message::{Message, path_is_clean};
 use std::time::Instant;
+
+/// Highest zstd level that a server uses because a client wishes it: a chunk of 4 MiB then takes a tenth of a second of
+/// the thread that all sessions share.
+const MAX_SERVED_LEVEL: u8 = 9;
 
 impl Session {
     /// Client: everything can be queued before the handshake is done; it leaves with the first flight.
     pub(super) fn start_request(&mut self, request: Request, roots: Vec<SourceRoot>, dest: Option<Dest>) {
-        let message = Message::Request { client_id: self.config.client_id.clone(), request: request.clone() };
-        self.write_message(&message);
+        // A wish that only some servers understand waits for the Reply; nothing else is in the stream before.
+        if !matches!(request, Request::Get { compress: Compression::Zstd(_), .. }) {
+            self.write_request(request.clone());
+        }
         if let Some(dest) = dest {
             self.receiver.set_dest(dest);
         }
@@ -28,6 +36,21 @@ impl Session {
             self.sender.finish_roots();
             self.sender.pump(0);
         }
+    }
+
+    fn write_request(&mut self, request: Request) {
+        self.write_message(&Message::Request { client_id: self.config.client_id.clone(), request });
+    }
+
+    /// Client: the Reply has told whether the server understands zstd.
+    pub(super) fn write_held_request(&mut self, zstd_understood: bool) {
+        let Role::Client { request, .. } = &self.role else { return };
+        let Request::Get { compress: compress @ Compression::Zstd(_), paths, chunk_size } = request.clone()
+        else {
+            return;
+        };
+        let compress = if zstd_understood { compress } else { Compression::Lz4 };
+        self.write_request(Request::Get { paths, compress, chunk_size });
     }
 
     fn write_message(&mut self, message: &Message) {
@@ -137,6 +160,10 @@ impl Session {
                 });
             }
             Request::Get { paths, compress, chunk_size } => {
+                let compress = match compress {
+                    Compression::Zstd(level) => Compression::Zstd(level.min(MAX_SERVED_LEVEL)),
+                    other => other,
+                };
                 self.sender.set_wishes(chunk_size, compress);
                 for path in paths {
                     let Some(path) = clean(&path) else { return self.refuse_path(now, &path) };

@@ -16,16 +16,17 @@ use super::source::{OpenSources, Source};
 use super::sweep::Sweep;
 use super::walk::{Places, Walk};
 use super::{SessionKey, Store, may_begin_session};
+use crate::codec::chunk::Encoder;
 use crate::transfer::MAX_CHUNK_SIZE;
 use crate::transfer::job::{
-    BeginEntry, Dest, Done, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
+    BeginEntry, Dest, Done, EncodeBudget, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
 };
 use rustix::fs::FileType;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How a store on disk behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,10 +100,17 @@ pub struct FileStore {
     temps: TempNames,
     sessions: HashMap<SessionKey, SessionState>,
     open_sources: OpenSources,
+    encoder: Encoder,
     dirs: DirCache,
     batch: Batch,
     sweep: Option<Sweep>,
     next_target: u64,
+}
+
+/// Measures the compressors.
+#[allow(clippy::disallowed_methods)] // The store is where the real clock is; the codec gets it as an argument.
+fn clock() -> Instant {
+    Instant::now()
 }
 
 /// Answers of one job.
@@ -135,6 +143,7 @@ impl FileStore {
             sweep,
             sessions: HashMap::new(),
             open_sources: OpenSources::default(),
+            encoder: Encoder::new(clock),
             dirs: DirCache::default(),
             batch: Batch::default(),
             next_target: 0,
@@ -165,7 +174,7 @@ impl Store for FileStore {
                 let layout = Layout { size, chunk_size: chunk_size.clamp(1, MAX_CHUNK_SIZE) };
                 state.sources.insert(file, Source::new((root, below, shown), layout, meta, compress));
             }
-            Job::ReadChunk { file, chunk } => self.read_chunk(session, file, chunk, done),
+            Job::ReadChunk { file, chunk, budget } => self.read_chunk(session, (file, chunk), budget, done),
             Job::FinishSource { file } => self.finish_source(session, file, done),
             Job::CloseSource { file } => {
                 self.session(session).sources.remove(&file);
@@ -240,9 +249,22 @@ impl FileStore {
         self.sessions.get_mut(&session)?.sources.get_mut(&file).map(Ok)
     }
 
-    fn read_chunk(&mut self, session: SessionKey, file: FileId, chunk: u64, done: &mut Answers) {
-        let Some(source) = self.open_source(session, file) else { return };
-        let answer = match source.and_then(|source| source.chunk(chunk)) {
+    fn read_chunk(
+        &mut self,
+        session: SessionKey,
+        (file, chunk): (FileId, u64),
+        budget: EncodeBudget,
+        done: &mut Answers,
+    ) {
+        let sharers = self.sessions.values().filter(|s| !s.sources.is_empty()).count();
+        let mut encoder = std::mem::take(&mut self.encoder);
+        let Some(source) = self.open_source(session, file) else {
+            self.encoder = encoder;
+            return;
+        };
+        let result = source.and_then(|source| source.chunk(chunk, &mut encoder, (budget, sharers)));
+        self.encoder = encoder;
+        let answer = match result {
             Ok((plain_bytes, encoded)) => Done::Chunk {
                 file,
                 chunk,
@@ -251,7 +273,7 @@ impl FileStore {
                 crc32: encoded.crc32,
                 data: encoded.data,
             },
-            Err(error) => Done::SourceFailed { file, error },
+            Err(error) => Done::SourceFailed { file, read: true, error },
         };
         done.push((session, answer));
     }
@@ -267,7 +289,7 @@ impl FileStore {
         self.open_sources.remove(session, file);
         let answer = match result {
             Ok(sha256) => Done::SourceDigest { file, sha256 },
-            Err(error) => Done::SourceFailed { file, error },
+            Err(error) => Done::SourceFailed { file, read: false, error },
         };
         done.push((session, answer));
     }

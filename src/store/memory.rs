@@ -7,6 +7,7 @@ mod source;
 
 use super::names::join;
 use super::{SessionKey, Store, may_begin_session};
+use crate::codec::chunk::Encoder;
 use crate::transfer::job::{Done, EntryKind, FileId, Job, Location, Meta, StoreErrorKind};
 use bytes::Bytes;
 use sink::{Partial, Receiving};
@@ -150,6 +151,8 @@ pub struct MemoryStore {
     capacity_bytes: u64,
     /// Files that another session has just taken over, and why.
     taken: Vec<(SessionKey, FileId, crate::transfer::job::StoreError)>,
+    /// Without a clock: what it chooses depends on what came before alone.
+    encoder: Encoder,
 }
 
 impl Default for MemoryStore {
@@ -168,6 +171,7 @@ impl MemoryStore {
             faults: Faults::default(),
             capacity_bytes: DEFAULT_CAPACITY_BYTES,
             taken: Vec::new(),
+            encoder: Encoder::default(),
         }
     }
 
@@ -272,7 +276,7 @@ impl Store for MemoryStore {
             Job::OpenSource { file, root, below, size, meta, chunk_size, compress } => {
                 self.sending(session).open(file, root, below, size, meta, chunk_size, compress);
             }
-            Job::ReadChunk { file, chunk } => self.read_chunk(session, file, chunk, out),
+            Job::ReadChunk { file, chunk, budget } => self.read_chunk(session, (file, chunk), budget, out),
             Job::FinishSource { file } => self.finish_source(session, file, out),
             Job::CloseSource { file } => self.sending(session).close(file),
             Job::SetDest(dest) => out(Done::DestSet(self.set_dest(session, &dest))),

@@ -7,8 +7,8 @@ use super::digest::{Layout, Sequential};
 use super::error::{from_io, refuse, source_changed};
 use super::jail::{file_type, meta_of};
 use super::sink::read_exact_at;
-use crate::codec::chunk::{EncodedChunk, encode_chunk};
-use crate::transfer::job::{Compression, FileId, Meta, StoreError, StoreErrorKind};
+use crate::codec::chunk::{EncodedChunk, Encoder};
+use crate::transfer::job::{Compression, EncodeBudget, FileId, Meta, StoreError, StoreErrorKind};
 use bytes::Bytes;
 use rustix::fs::FileType;
 use std::collections::VecDeque;
@@ -95,11 +95,16 @@ impl Source {
     }
 
     /// Reads and encodes a chunk; returns the number of plain bytes with it.
-    pub(crate) fn chunk(&mut self, chunk: u64) -> Result<(u32, EncodedChunk), StoreError> {
+    pub(crate) fn chunk(
+        &mut self,
+        chunk: u64,
+        encoder: &mut Encoder,
+        (budget, sharers): (EncodeBudget, usize),
+    ) -> Result<(u32, EncodedChunk), StoreError> {
         let plain = self.read(chunk)?;
         self.digest.take(chunk, &plain);
         let plain_bytes = plain.len() as u32;
-        Ok((plain_bytes, encode_chunk(Bytes::from(plain), self.compress)))
+        Ok((plain_bytes, encoder.encode(Bytes::from(plain), self.compress, budget, sharers)))
     }
 
     /// The digest of the whole file, if it did not change meanwhile.

@@ -35,7 +35,7 @@ pub(super) enum Seen {
 
 pub(super) enum Backing {
     Disk(Box<FileStore>, tempfile::TempDir),
-    Memory(MemoryStore),
+    Memory(Box<MemoryStore>),
 }
 
 /// A store and the session that a test speaks for.
@@ -72,7 +72,7 @@ impl Rig {
     }
 
     pub(super) fn memory() -> Self {
-        Self { backing: Backing::Memory(MemoryStore::new()), session: 1, next_file: 0 }
+        Self { backing: Backing::Memory(Box::default()), session: 1, next_file: 0 }
     }
 
     /// Runs a test against both stores.
@@ -95,7 +95,7 @@ impl Rig {
     pub(super) fn store(&mut self) -> &mut dyn Store {
         match &mut self.backing {
             Backing::Disk(store, _) => &mut **store,
-            Backing::Memory(store) => store,
+            Backing::Memory(store) => &mut **store,
         }
     }
 

@@ -39,13 +39,29 @@ pub struct Meta {
 /// How chunks are encoded on the way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// Samples each chunk and compresses only what shrinks.
+    /// Samples each chunk and compresses only what shrinks, by the method that suits the speed of the link.
     #[default]
     Auto,
     /// Always tries LZ4; a chunk that would grow goes raw all the same.
     Lz4,
+    /// Always tries zstd at this level (1 to `MAX_ZSTD_LEVEL`); LZ4 if the peer does not understand zstd.
+    Zstd(u8),
     /// Never.
     None,
+}
+
+/// Highest zstd level: beyond it zstd needs a multiple of the memory (its "ultra" levels) for nothing at these sizes.
+pub const MAX_ZSTD_LEVEL: u8 = 19;
+/// The level when none is named: zstd's own default.
+pub const DEFAULT_ZSTD_LEVEL: u8 = 3;
+
+/// What the encoder of a chunk should know of the way that the chunk will take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeBudget {
+    /// What the link carries, bytes a second; `None`: not known yet.
+    pub link_bytes_per_sec: Option<u64>,
+    /// The peer understands zstd.
+    pub zstd: bool,
 }
 
 /// The encoding of one chunk on the wire.
@@ -55,6 +71,8 @@ pub enum ChunkCodec {
     Raw,
     /// One LZ4 block.
     Lz4,
+    /// One zstd frame with its content size, without dictionary and checksum.
+    Zstd,
 }
 
 /// What to do when a file of that name is already there.
@@ -174,6 +192,8 @@ pub enum Job {
         file: FileId,
         /// Its index, from 0.
         chunk: u64,
+        /// What to encode it for.
+        budget: EncodeBudget,
     },
     /// All chunks have been read: the digest (hashing what was skipped), after checking that size and mtime are
     /// still those of the entry. Answer: `Done::SourceDigest` or `Done::SourceFailed` (`SourceChanged`).
@@ -301,6 +321,8 @@ pub enum Done {
     },
     /// The source cannot be read, or changed meanwhile.
     SourceFailed {
+        /// It answers a `ReadChunk` (else a `FinishSource`).
+        read: bool,
         /// The file.
         file: FileId,
         /// What went wrong.

@@ -4,8 +4,8 @@
 
 use super::job::{BeginEntry, Meta};
 use super::job::{
-    ChunkCodec, Compression, Done, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot, StoreError,
-    StoreErrorKind,
+    ChunkCodec, Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot,
+    StoreError, StoreErrorKind,
 };
 use crate::arq::rangeset::RangeSet;
 use crate::arq::sent::SegmentRef;
@@ -29,6 +29,11 @@ const WALK_BATCH: usize = 256;
 const MANIFEST_AHEAD_BYTES: u64 = 512 * 1024;
 /// Chunks being read at once; the disk thread works in order, so this is only a queue length.
 const MAX_READS: usize = 16;
+/// `Auto` reads so far ahead of the wire at least, in bytes and in chunks, while chunks shrink: what is encoded before
+/// the link's rate is known is not encoded for that link. Enough for the first round trips of any path.
+const MIN_AHEAD: (u64, u64) = (512 * 1024, 2);
+/// And so many seconds of the link's rate, once that is known: what a disk may pause, and what a rate may go stale.
+const AHEAD_SECS: u64 = 1;
 /// A segment is not worth a frame below this room, except at a chunk's end.
 const MIN_SEGMENT_ROOM: usize = 64;
 
@@ -95,6 +100,7 @@ pub struct Sender {
     compress: Compression,
     list_only: bool,
     budget_bytes: u64,
+    /// A root was added after the last `NextEntries`.
     roots_added: bool,
     roots_open: bool,
     walk_busy: bool,
@@ -105,6 +111,14 @@ pub struct Sender {
     /// Files with chunks still to be read, in order.
     reading: VecDeque<FileId>,
     reads_out: usize,
+    /// What chunks are to be encoded for; without rate and zstd until the peer is known.
+    encode: EncodeBudget,
+    /// The handshake has told what the peer decodes.
+    peer_known: bool,
+    /// The latest chunk came encoded, or none has come yet.
+    shrinks: bool,
+    /// Encoded bytes that were never sent.
+    fresh_bytes: u64,
     /// Chunks that came wrong, to be read again.
     resends: VecDeque<(FileId, u64)>,
     /// Unresolved entries with chunks.
@@ -151,6 +165,10 @@ impl Sender {
             unresolved: HashMap::new(),
             reading: VecDeque::new(),
             reads_out: 0,
+            encode: EncodeBudget::default(),
+            peer_known: false,
+            shrinks: true,
+            fresh_bytes: 0,
             resends: VecDeque::new(),
             streamed: 0,
             held_bytes: 0,
@@ -169,6 +187,16 @@ impl Sender {
     /// What the receiver wishes for (a GET).
     pub fn set_wishes(&mut self, chunk_size: u32, compress: Compression) {
         (self.chunk_size, self.compress) = (chunk_size, compress);
+    }
+
+    /// The handshake is done: whether the peer decodes zstd.
+    pub fn set_peer_zstd(&mut self, understood: bool) {
+        (self.peer_known, self.encode.zstd) = (true, understood);
+    }
+
+    /// What the link carries, bytes a second; `None` while that is not known.
+    pub fn set_rate_hint(&mut self, bytes_per_sec: Option<u64>) {
+        self.encode.link_bytes_per_sec = bytes_per_sec;
     }
 
     /// One level, names only (a LIST).
@@ -231,6 +259,7 @@ impl Sender {
             && self.unresolved.len() < MAX_UNRESOLVED
         {
             self.walk_busy = true;
+            self.roots_added = false;
             self.jobs.push_back(Job::NextEntries {
                 max_entries: WALK_BATCH,
                 inline_max_bytes: MAX_INLINE_BYTES as u64,
@@ -290,28 +319,27 @@ impl Sender {
             self.streamed += 1;
             self.open_chunked(file, &e);
         }
-        self.unresolved.insert(
-            file.0,
-            Outgoing {
-                path: e.path.clone(),
-                kind: e.kind,
-                size: if is_file { e.size } else { 0 },
-                sha256: e.inline.as_ref().map(|i| i.sha256),
-                counted_bytes: 0,
-                chunked: chunked.then(|| Chunked {
-                    chunk_count: e.size.div_ceil(self.chunk_size.into()),
-                    chunk_size: self.chunk_size,
-                    next_read: 0,
-                    have: RangeSet::new(),
-                    counted: RangeSet::new(),
-                    finish_asked: false,
-                    generations: HashMap::new(),
-                }),
-            },
-        );
-        if self.list_only {
-            // A listing is not answered entry by entry.
-            self.unresolved.remove(&file.0);
+        // A listing is not answered entry by entry.
+        if !self.list_only {
+            self.unresolved.insert(
+                file.0,
+                Outgoing {
+                    path: e.path.clone(),
+                    kind: e.kind,
+                    size: if is_file { e.size } else { 0 },
+                    sha256: e.inline.as_ref().map(|i| i.sha256),
+                    counted_bytes: 0,
+                    chunked: chunked.then(|| Chunked {
+                        chunk_count: e.size.div_ceil(self.chunk_size.into()),
+                        chunk_size: self.chunk_size,
+                        next_read: 0,
+                        have: RangeSet::new(),
+                        counted: RangeSet::new(),
+                        finish_asked: false,
+                        generations: HashMap::new(),
+                    }),
+                },
+            );
         }
         self.outbox.push_back(Message::Entry(Box::new(BeginEntry {
             file,
@@ -347,13 +375,16 @@ impl Sender {
 
     /// Asks for chunks as far as the budget goes; one chunk is always allowed.
     fn read_ahead(&mut self) {
+        if matches!(self.compress, Compression::Zstd(_)) && !self.peer_known {
+            return;
+        }
         while self.reads_out < MAX_READS
             && let Some((file, chunk)) = self.resends.pop_front()
         {
             if let Some(c) = self.unresolved.get(&file.0).and_then(|o| o.chunked.as_ref()) {
                 self.reads_out += 1;
                 self.held_bytes += u64::from(c.chunk_size);
-                self.jobs.push_back(Job::ReadChunk { file, chunk });
+                self.jobs.push_back(Job::ReadChunk { file, chunk, budget: self.encode });
             }
         }
         while let Some(&file) = self.reading.front() {
@@ -363,13 +394,15 @@ impl Sender {
             };
             if let Some(gap) = c.have.first_gap(c.next_read..c.chunk_count) {
                 let fits = self.held_bytes + u64::from(c.chunk_size) <= self.budget_bytes;
-                if self.reads_out >= MAX_READS || !fits && self.held_bytes > 0 {
+                let ahead = self.fresh_bytes + self.reads_out as u64 * u64::from(c.chunk_size);
+                let enough = ahead_limit(self.compress, self.shrinks, self.encode, c.chunk_size);
+                if self.reads_out >= MAX_READS || !fits && self.held_bytes > 0 || ahead >= enough {
                     return;
                 }
                 c.next_read = gap.start + 1;
                 self.reads_out += 1;
                 self.held_bytes += u64::from(c.chunk_size);
-                self.jobs.push_back(Job::ReadChunk { file, chunk: gap.start });
+                self.jobs.push_back(Job::ReadChunk { file, chunk: gap.start, budget: self.encode });
             } else {
                 self.reading.pop_front();
                 if !c.finish_asked {
@@ -385,7 +418,8 @@ impl Sender {
         match done {
             Done::Entries { entries, end } => {
                 self.walk_busy = false;
-                self.walk_end = end;
+                // A root that was added meanwhile is not walked yet.
+                self.walk_end = end && !self.roots_added;
                 self.found.extend(entries);
             }
             Done::Chunk { file, chunk, codec, plain_bytes, crc32, data } => {
@@ -407,10 +441,11 @@ impl Sender {
                     self.outbox.push_back(Message::Digest { file, sha256 });
                 }
             }
-            Done::SourceFailed { file, error } => {
-                // The read that failed will not answer any more.
-                self.reads_out = self.reads_out.saturating_sub(1);
-                self.held_bytes = self.held_bytes.saturating_sub(self.chunk_size.into());
+            Done::SourceFailed { file, read, error } => {
+                if read {
+                    self.reads_out = self.reads_out.saturating_sub(1);
+                    self.held_bytes = self.held_bytes.saturating_sub(self.chunk_size.into());
+                }
                 if self.unresolved.contains_key(&file.0) {
                     self.outbox.push_back(Message::Abandon { file, error: error.clone() });
                     self.resolve(file, Err(error));
@@ -433,6 +468,8 @@ impl Sender {
         }
         c.generation = f.generations.get(&c.chunk).copied().unwrap_or(0);
         self.held_bytes += c.data.len() as u64;
+        self.shrinks = c.codec != ChunkCodec::Raw;
+        self.fresh_bytes += c.data.len() as u64;
         self.counters.chunk_bytes_plain += u64::from(c.plain_bytes);
         self.counters.chunk_bytes_encoded += c.data.len() as u64;
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -447,9 +484,11 @@ impl Sender {
         let s = &mut self.slots[slot as usize];
         if let Some(c) = s.chunk.take() {
             self.held_bytes = self.held_bytes.saturating_sub(c.data.len() as u64);
+            let unsent = c.data.len() as u64 - u64::from(c.next_offset);
+            self.fresh_bytes = self.fresh_bytes.saturating_sub(unsent);
             s.epoch = s.epoch.wrapping_add(1);
             self.free.push(slot);
-            if self.fresh.contains(&slot) {
+            if (c.next_offset as usize) < c.data.len() {
                 self.fresh.retain(|f| *f != slot);
             }
         }
@@ -600,10 +639,14 @@ impl Sender {
         let offset = c.next_offset;
         let len = cut_segment(c, offset, c.data.len() as u32 - offset, room);
         c.next_offset += len;
-        if c.next_offset as usize == c.data.len() {
+        let (epoch, ends) = (s.epoch, c.next_offset as usize == c.data.len());
+        self.fresh_bytes = self.fresh_bytes.saturating_sub(len.into());
+        if ends {
             self.fresh.pop_front();
+            // Its place is free; feedback may be a while.
+            self.read_ahead();
         }
-        Some(SegmentRef { slot, epoch: s.epoch, offset, len, attempt: 1 })
+        Some(SegmentRef { slot, epoch, offset, len, attempt: 1 })
     }
 
     fn chunk_of(&self, r: &SegmentRef) -> Option<&SendChunk> {
@@ -664,6 +707,15 @@ impl Sender {
             self.repairs.push_back(*r);
         }
     }
+}
+
+/// How many bytes, encoded or being read, may wait to be sent for the first time.
+fn ahead_limit(compress: Compression, shrinks: bool, budget: EncodeBudget, chunk_size: u32) -> u64 {
+    if compress != Compression::Auto || !shrinks {
+        return u64::MAX;
+    }
+    let floor = MIN_AHEAD.0.max(MIN_AHEAD.1 * u64::from(chunk_size));
+    budget.link_bytes_per_sec.map_or(floor, |rate| floor.max(rate.saturating_mul(AHEAD_SECS)))
 }
 
 fn frame_overhead(c: &SendChunk, offset: u32, ends: bool) -> usize {

@@ -125,12 +125,14 @@ fn codec_to_wire(codec: ChunkCodec) -> u8 {
     match codec {
         ChunkCodec::Raw => 0,
         ChunkCodec::Lz4 => 1,
+        ChunkCodec::Zstd => 2,
     }
 }
 
 fn codec_from_wire(b: u8) -> Result<ChunkCodec, WireError> {
     match b {
         1 => Ok(ChunkCodec::Lz4),
+        2 => Ok(ChunkCodec::Zstd),
         _ => Err(WireError::Bounds("codec")),
     }
 }

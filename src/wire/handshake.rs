@@ -45,9 +45,12 @@ pub struct Params {
     pub control_credit_bytes: u64,
     /// Segment bytes that the peer may have in flight at first.
     pub receive_window_bytes: u64,
-    /// Optional features, a bit each; none is defined in version 1.
+    /// Optional features, a bit each: `FEATURE_ZSTD`. Unknown bits mean nothing.
     pub features: u64,
 }
+
+/// Feature bit 0: this side decodes zstd chunks.
+pub const FEATURE_ZSTD: u64 = 1;
 
 const PARAM_IDLE_TIMEOUT: u64 = 1;
 const PARAM_MAX_DATAGRAM: u64 = 2;

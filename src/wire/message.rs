@@ -7,7 +7,8 @@ use super::{
     MAX_PATH_BYTES, MAX_TARGET_BYTES, MAX_TEXT_BYTES, WireError,
 };
 use crate::transfer::job::{
-    BeginEntry, Compression, EntryKind, FileId, Inline, Meta, Overwrite, StoreError, StoreErrorKind,
+    BeginEntry, Compression, EntryKind, FileId, Inline, MAX_ZSTD_LEVEL, Meta, Overwrite, StoreError,
+    StoreErrorKind,
 };
 use crate::transfer::{MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, Request};
 use bytes::Bytes;
@@ -23,6 +24,8 @@ const HAVE: u64 = 7;
 const RESULT: u64 = 8;
 const RESEND: u64 = 9;
 const REQUEST_FAILED: u64 = 10;
+/// A GET's compression byte above this is a zstd level plus this.
+const ZSTD_BASE: u8 = 2;
 /// From here on, unknown messages are skipped.
 pub const FIRST_EXTENSION: u64 = 0x40;
 
@@ -115,6 +118,7 @@ fn put_request(out: &mut Vec<u8>, client_id: &str, request: &Request) {
                 Compression::Auto => 0,
                 Compression::Lz4 => 1,
                 Compression::None => 2,
+                Compression::Zstd(level) => ZSTD_BASE + (*level).clamp(1, MAX_ZSTD_LEVEL),
             });
             put_varint(out, (*chunk_size).into());
             put_varint(out, paths.len() as u64);
@@ -153,6 +157,7 @@ fn read_request(r: &mut Reader<'_>) -> Result<Message, WireError> {
                 0 => Compression::Auto,
                 1 => Compression::Lz4,
                 2 => Compression::None,
+                n if (1..=MAX_ZSTD_LEVEL).contains(&(n - ZSTD_BASE)) => Compression::Zstd(n - ZSTD_BASE),
                 _ => return Err(WireError::Bounds("compression")),
             };
             let chunk_size = read_chunk_size(r)?;

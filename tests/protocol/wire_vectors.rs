@@ -39,6 +39,20 @@ fn frame_vectors() -> Vec<Value> {
         });
         add("SEGMENT", Frame::Segment(segment), fields);
     }
+    let zstd = Segment {
+        file: 5,
+        chunk: 300,
+        offset: 70_000,
+        generation: 0,
+        encoded: Some((ChunkCodec::Zstd, 70_004)),
+        crc32: Some(0x0102_0304),
+        data: b"data",
+    };
+    let fields = json!({
+        "file": 5, "chunk": 300, "offset": 70_000, "generation": 0,
+        "encoded_bytes": 70_004, "crc32": zstd.crc32, "data": hex(b"data"),
+    });
+    add("SEGMENT: zstd", Frame::Segment(zstd), fields);
     out
 }
 
@@ -127,6 +141,8 @@ fn request_messages() -> Vec<(&'static str, Message)> {
         ("REQUEST: GET, auto", ask(get(Compression::Auto))),
         ("REQUEST: GET, LZ4", ask(get(Compression::Lz4))),
         ("REQUEST: GET, none", ask(get(Compression::None))),
+        ("REQUEST: GET, zstd level 1", ask(get(Compression::Zstd(1)))),
+        ("REQUEST: GET, zstd level 19", ask(get(Compression::Zstd(19)))),
         ("REQUEST: LIST", ask(Request::List { path: b"b".to_vec() })),
         ("REQUEST: ECHO, keep, overwrite", ask(echo)),
     ]
@@ -224,7 +240,7 @@ fn refused() -> Vec<Value> {
         ("truncated FLOOR", "0200", "truncated"),
         ("CONTROL shorter than its length", "04000361", "truncated"),
         ("segment beyond the encoded length", "2205000a0105616263", "segment out of bounds"),
-        ("codec 2", "2205000002056162", "codec out of bounds"),
+        ("codec 3", "2205000003056162", "codec out of bounds"),
         ("encoded length above 4 MiB", "22050000018040000161", "encoded length out of bounds"),
         ("generation 1,001", "2505000043e90161", "generation out of bounds"),
         ("five blocks", "030a00000000000005", "blocks out of bounds"),
@@ -246,6 +262,7 @@ fn refused() -> Vec<Value> {
         ("HAVE out of order", "0706010205010101", "range out of bounds"),
         ("RESULT with a digest of 5 bytes", "08080000056162636465", "digest out of bounds"),
         ("request kind 5", "01020005", "unknown type 0x5"),
+        ("compression 22", "0103000216", "compression out of bounds"),
         ("chunk size 1,023", "010500020043ff", "chunk size out of bounds"),
     ];
     let mut out = Vec::new();

@@ -47,6 +47,8 @@ fn every_option_moves_the_same_bytes() {
         ("small_chunks", &["--chunk-size", "1KiB"]),
         ("big_chunks", &["--chunk-size", "4MiB"]),
         ("lz4", &["--compress", "lz4"]),
+        ("zstd", &["--compress", "zstd"]),
+        ("zstd_level", &["--compress", "zstd:19"]),
         ("plain", &["--compress", "none"]),
         ("auto", &["--compress", "auto"]),
         ("cubic", &["--cc", "cubic"]),
@@ -80,6 +82,8 @@ fn compression_is_worth_it_and_can_be_turned_off() {
     };
     let (auto, wire) = ratio("text", "auto");
     assert!(auto > 5.0 && wire < 200_000, "{auto} {wire}");
+    let (zstd, wire) = ratio("text", "zstd:9");
+    assert!(zstd > 20.0 && wire < 100_000, "{zstd} {wire}");
     let (none, wire) = ratio("text", "none");
     assert!(none == 1.0 && wire > 860_000, "{none} {wire}");
     let (kept, _) = ratio("noise", "auto");

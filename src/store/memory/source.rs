@@ -3,14 +3,13 @@
 //! Implements: docs/PROTOCOL.md, "Files" (sources).
 
 use super::{Content, Files, MemoryStore, Node, Out, key, kind_of, path_of};
-use crate::codec::chunk::encode_chunk;
 use crate::store::SessionKey;
 use crate::store::digest::{Layout, Sequential, sha256};
 use crate::store::error::{refuse, source_changed};
 use crate::store::names::{HIDDEN_PREFIX, check_relative, join, split_last};
 use crate::transfer::job::{
-    Compression, Done, EntryError, EntryKind, FileId, Inline, Location, Meta, SourceEntry, SourceRoot,
-    StoreError, StoreErrorKind,
+    Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Inline, Location, Meta, SourceEntry,
+    SourceRoot, StoreError, StoreErrorKind,
 };
 use bytes::Bytes;
 use std::ops::Bound;
@@ -135,18 +134,24 @@ impl MemoryStore {
         Done::Entries { entries, end: sending.at >= sending.roots.len() }
     }
 
-    pub(super) fn read_chunk(&mut self, session: SessionKey, file: FileId, chunk: u64, out: Out<'_>) {
+    pub(super) fn read_chunk(
+        &mut self,
+        session: SessionKey,
+        (file, chunk): (FileId, u64),
+        budget: EncodeBudget,
+        out: Out<'_>,
+    ) {
         let state = self.sessions.entry(session).or_default();
         let Some(source) = state.sending.sources.get_mut(&file) else { return };
         match read(&self.tree.0, source, chunk) {
             Ok(plain) => {
                 source.digest.take(chunk, &plain);
                 let plain_bytes = plain.len() as u32;
-                let encoded = encode_chunk(plain, source.compress);
+                let encoded = self.encoder.encode(plain, source.compress, budget, 1);
                 let (codec, crc32, data) = (encoded.codec, encoded.crc32, encoded.data);
                 out(Done::Chunk { file, chunk, codec, plain_bytes, crc32, data });
             }
-            Err(error) => out(Done::SourceFailed { file, error }),
+            Err(error) => out(Done::SourceFailed { file, read: true, error }),
         }
     }
 
@@ -164,7 +169,7 @@ impl MemoryStore {
         })();
         out(match result {
             Ok(sha256) => Done::SourceDigest { file, sha256 },
-            Err(error) => Done::SourceFailed { file, error },
+            Err(error) => Done::SourceFailed { file, read: false, error },
         });
     }
 }

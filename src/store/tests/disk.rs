@@ -136,7 +136,7 @@ fn sources_below_a_swapped_directory_are_not_read() {
     let file = walks::open_source(&mut rig, &entry);
     std::fs::rename(rig.jail().join("d"), rig.jail().join("moved")).unwrap();
     std::os::unix::fs::symlink(&outside, rig.jail().join("d")).unwrap();
-    let done = rig.run(Job::ReadChunk { file, chunk: 0 });
+    let done = rig.run(Job::ReadChunk { file, chunk: 0, budget: Default::default() });
     assert!(
         matches!(&done[..], [Done::SourceFailed { error, .. }] if error.kind == K::Forbidden),
         "{done:?}"
@@ -389,7 +389,7 @@ fn many_sources_share_few_handles() {
     let ids: Vec<FileId> = files.iter().map(|e| walks::open_source(&mut rig, e)).collect();
     for chunk in 0..3 {
         for &file in &ids {
-            let done = rig.run(Job::ReadChunk { file, chunk });
+            let done = rig.run(Job::ReadChunk { file, chunk, budget: Default::default() });
             assert!(matches!(&done[..], [Done::Chunk { .. }]), "{done:?}");
         }
     }

@@ -156,7 +156,7 @@ fn big_source(rig: &mut Rig) -> (FileId, Vec<u8>) {
 }
 
 fn read(rig: &mut Rig, file: FileId, chunk: u64) -> Result<Vec<u8>, StoreError> {
-    match rig.run(Job::ReadChunk { file, chunk }).pop() {
+    match rig.run(Job::ReadChunk { file, chunk, budget: Default::default() }).pop() {
         Some(Done::Chunk { codec, plain_bytes, crc32: crc, data, .. }) => {
             let plain = crate::codec::chunk::decode_chunk(codec, &data, plain_bytes as usize).unwrap();
             assert_eq!(crc32(&plain), crc);
@@ -189,7 +189,7 @@ fn sources_are_read_hashed_and_read_again() {
         assert_eq!(finish(rig, file).unwrap(), sha256(&data));
         assert!(read(rig, file, 5).is_err());
         rig.run(Job::CloseSource { file });
-        assert!(rig.run(Job::ReadChunk { file, chunk: 0 }).is_empty());
+        assert!(rig.run(Job::ReadChunk { file, chunk: 0, budget: Default::default() }).is_empty());
     });
 }
 

@@ -176,7 +176,12 @@ fn random_request(rng: &mut StdRng) -> Request {
         },
         1 => Request::Get {
             paths: (0..rng.random_range(0..20)).map(|_| random_path(rng)).collect(),
-            compress: [Compression::Auto, Compression::Lz4, Compression::None][rng.random_range(0..3)],
+            compress: [
+                Compression::Auto,
+                Compression::Lz4,
+                Compression::None,
+                Compression::Zstd(rng.random_range(1..=19)),
+            ][rng.random_range(0..4)],
             chunk_size: rng.random_range(MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE),
         },
         2 => Request::List { path: random_path(rng) },
