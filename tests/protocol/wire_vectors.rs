@@ -128,7 +128,14 @@ fn request_messages() -> Vec<(&'static str, Message)> {
         overwrite: Overwrite::Always,
         no_resume: false,
     };
+    let anew = Request::Put {
+        dest: b"in/box".to_vec(),
+        into_dir: false,
+        overwrite: Overwrite::Never,
+        no_resume: true,
+    };
     vec![
+        ("REQUEST: PUT, new name, do not resume", ask(anew)),
         ("REQUEST: PUT, new name", ask(put(false, Overwrite::Never))),
         ("REQUEST: PUT, into a directory, overwrite", ask(put(true, Overwrite::Always))),
         ("REQUEST: GET, auto", ask(get(Compression::Auto))),

@@ -315,7 +315,7 @@ fn mounted_rig(options: &str) -> Option<(Rig, Mounted)> {
     let Backing::Disk(store, dir) = &mut rig.backing else { panic!() };
     std::fs::remove_dir(dir.path().join("jail")).unwrap();
     let mounted = Mounted::tmpfs(dir.path().join("jail"), options)?;
-    *store = FileStore::open(&mounted.0, FileOptions::default()).unwrap();
+    **store = FileStore::open(&mounted.0, FileOptions::default()).unwrap();
     rig.set_dest(b"", true, Overwrite::Never).unwrap();
     Some((rig, mounted))
 }

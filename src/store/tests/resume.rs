@@ -43,7 +43,7 @@ fn begin(rig: &mut Rig, change: impl FnOnce(&mut BeginEntry)) -> (FileId, Vec<u6
 fn crash(rig: &mut Rig) {
     let jail = rig.jail();
     let Backing::Disk(store, _) = &mut rig.backing else { panic!("not on disk") };
-    *store = FileStore::open(&jail, FileOptions::default()).unwrap();
+    **store = FileStore::open(&jail, FileOptions::default()).unwrap();
     rig.set_dest(b"", true, Overwrite::Never).unwrap();
 }
 
@@ -162,7 +162,8 @@ fn the_same_file_once_more_takes_over_from_a_session_that_may_be_dead() {
         };
         assert!(done.iter().any(failed), "{done:?}");
         let begun = |(s, d): &(SessionKey, Done)| {
-            *s == 2 && matches!(d, Done::Began { result: Ok(have), .. } if have[..] == [2..3])
+            *s == 2
+                && matches!(d, Done::Began { result: Ok(have), .. } if have.iter().cloned().eq(std::iter::once(2..3)))
         };
         assert!(done.iter().any(begun), "{done:?}");
         // The end of the directory that waited for the file.
