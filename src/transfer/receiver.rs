@@ -22,7 +22,7 @@ pub const MAX_EARLY_BYTES: usize = 2 << 20;
 /// Contiguous segments are joined into one write of up to this size.
 const WRITE_JOIN_BYTES: usize = 256 * 1024;
 /// Jobs of one session that wait for the store: scattered segments make one each.
-const MAX_JOBS: usize = 4096;
+const MAX_JOBS: usize = 8192;
 /// Most gaps in one chunk in assembly; one of 4 MiB in segments of 1,200 bytes has fewer.
 const MAX_CHUNK_GAPS: usize = 4096;
 /// What one entry, chunk or early segment costs beside its bytes, for the budget.
