@@ -16,7 +16,7 @@ const INITIAL_MAX_DELAY: Duration = Duration::from_millis(10);
 const INITIAL_MAX_PACKETS: u64 = 8;
 /// The longest feedback delay that a sender can ask for.
 const MAX_MAX_DELAY: Duration = Duration::from_millis(250);
-/// Most packets between two feedbacks, whatever the sender asks (brief: at least once per 2,000 packets).
+/// Most packets between two feedbacks, whatever the sender asks: what one frame can name must not be outrun.
 const MAX_MAX_PACKETS: u64 = 2000;
 /// A last feedback is repeated so often when nothing more arrives: it may be lost, and no later one would follow.
 const IDLE_REPEATS: u8 = 2;

@@ -15,8 +15,6 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Answers to an address that has proved nothing are at most so many times what it sent (RFC 9000, section 8).
-const MAX_AMPLIFICATION: usize = 3;
 /// Most half-open handshakes; beyond, the oldest is forgotten.
 pub const MAX_HALF_OPEN: usize = 1024;
 /// With more half-open handshakes than this, a Hello needs a cookie.
@@ -178,8 +176,7 @@ impl Admission {
             Some((version, client_cid)) if version != VERSION => {
                 let text =
                     format!("this server speaks version {VERSION} of the protocol, the client {version}");
-                let answer = Reject { client_cid, code: RejectCode::Version, text }.encode();
-                (answer.len() <= MAX_AMPLIFICATION * packet.len()).then_some(answer)
+                Some(Reject { client_cid, code: RejectCode::Version, text }.encode())
             }
             _ => {
                 self.counters.corrupted += 1;
@@ -285,7 +282,7 @@ impl Admission {
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
         self.by_client.remove(&(h.client_cid, h.remote));
-        self.guessers.remove(&h.remote.ip());
+        self.guessers.remove(&network_of(h.remote.ip()));
         Ok(Admitted {
             server_cid: header.cid,
             client_cid: h.client_cid,
@@ -299,13 +296,15 @@ impl Admission {
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {
-        if self.guessers.len() >= MAX_GUESSERS {
-            self.guessers.retain(|_, g| now < g.last_at + GUESS_MEMORY / 2);
+        let network = network_of(ip);
+        // The pause that follows, and the PAKE budget, bound how often this can be said.
+        log::warn!("a client at {ip} does not have this server's key");
+        if self.guessers.len() >= MAX_GUESSERS && !self.guessers.contains_key(&network) {
+            let oldest = self.guessers.iter().min_by_key(|(_, g)| g.last_at).map(|(ip, _)| *ip);
+            oldest.and_then(|ip| self.guessers.remove(&ip));
         }
-        if self.guessers.len() < MAX_GUESSERS {
-            let g = self.guessers.entry(ip).or_insert(Guesser { failures: 0, last_at: now });
-            *g = Guesser { failures: g.failures.saturating_add(1), last_at: now };
-        }
+        let g = self.guessers.entry(network).or_insert(Guesser { failures: 0, last_at: now });
+        *g = Guesser { failures: g.failures.saturating_add(1), last_at: now };
     }
 
     fn refill(&mut self, now: Instant) {
@@ -347,8 +346,16 @@ impl Admission {
 }
 
 /// Whether an address has to wait after its failed guesses.
+/// Whose guesses are counted together: an IPv4 address, or an IPv6 network of 64 bits, which one host may use as it likes.
+fn network_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
+
 fn is_waiting(guessers: &HashMap<IpAddr, Guesser>, now: Instant, ip: IpAddr) -> bool {
     guessers
-        .get(&ip)
+        .get(&network_of(ip))
         .is_some_and(|g| now < g.last_at + GUESS_PAUSE * (1 << (g.failures.saturating_sub(1)).min(6)))
 }

@@ -67,7 +67,9 @@ struct Entry {
     /// The earliest time in the heap for it.
     armed: Option<Instant>,
     ready: bool,
-    dirty: bool,
+    /// It is in `dirty_jobs`, in `dirty_events`.
+    has_jobs: bool,
+    has_events: bool,
     /// It is in `held_back`.
     held: bool,
     /// Bytes sent under the shared limit, on a scale on which sessions that were idle catch up with the others.
@@ -108,7 +110,7 @@ impl Endpoint {
         let rate = config.server.as_ref().and_then(|s| s.total_limit_bytes_per_sec);
         let limit = rate.map(|rate| {
             let mut p = Pacer::new(now);
-            p.set_rate(now, rate, (rate * LIMIT_BURST_MS / 1000).max(3000));
+            p.set_rate(now, rate, (rate / 1000 * LIMIT_BURST_MS).max(3000));
             p
         });
         Self {
@@ -167,7 +169,15 @@ impl Endpoint {
         self.by_cid.insert(cid, key);
         self.sessions.insert(
             key,
-            Entry { session, armed: None, ready: false, dirty: false, held: false, served_bytes: 0 },
+            Entry {
+                session,
+                armed: None,
+                ready: false,
+                has_jobs: false,
+                has_events: false,
+                held: false,
+                served_bytes: 0,
+            },
         );
         self.share_budgets();
         self.touch(now, key);
@@ -192,12 +202,19 @@ impl Endpoint {
             e.ready = true;
             self.ready.push_back(key);
         }
-        if !e.dirty {
-            e.dirty = true;
+        self.mark(key);
+        self.arm(now, key, true);
+    }
+
+    /// A session may have jobs and events.
+    fn mark(&mut self, key: SessionKey) {
+        let Some(e) = self.sessions.get_mut(&key) else { return };
+        if !std::mem::replace(&mut e.has_jobs, true) {
             self.dirty_jobs.push_back(key);
+        }
+        if !std::mem::replace(&mut e.has_events, true) {
             self.dirty_events.push_back(key);
         }
-        self.arm(now, key, true);
     }
 
     fn arm(&mut self, now: Instant, key: SessionKey, allow_data: bool) {
@@ -300,11 +317,7 @@ impl Endpoint {
                 e.ready = true;
                 self.ready.push_back(key);
             }
-            if !e.dirty {
-                e.dirty = true;
-                self.dirty_jobs.push_back(key);
-                self.dirty_events.push_back(key);
-            }
+            self.mark(key);
         }
     }
 
@@ -369,11 +382,7 @@ impl Endpoint {
                     self.limit_release = self.limit.as_ref().map(|p| p.next_release(now));
                 }
                 // Sending may have ended the session or freed what others wait for.
-                if !e.dirty {
-                    e.dirty = true;
-                    self.dirty_jobs.push_back(key);
-                    self.dirty_events.push_back(key);
-                }
+                self.mark(key);
                 self.arm(now, key, allow);
                 continue;
             };
@@ -381,7 +390,7 @@ impl Endpoint {
             let remote = train.remote.unwrap_or(e.session.remote());
             let datagrams = train.size.div_ceil(train.segment_size.max(1));
             if let Some(p) = &mut self.limit {
-                let ip_bytes = (train.size + datagrams * 28) as u64;
+                let ip_bytes = train.size as u64 + datagrams as u64 * e.session.ip_overhead();
                 p.on_sent(now, ip_bytes);
                 self.served_floor = self.served_floor.max(e.served_bytes);
                 e.served_bytes = self.served_floor + ip_bytes;
@@ -422,7 +431,7 @@ impl Endpoint {
                 if let Some(job) = e.session.poll_job() {
                     return Some((key, job));
                 }
-                e.dirty = false;
+                e.has_jobs = false;
             }
             self.dirty_jobs.pop_front();
             self.reap(key);
@@ -441,8 +450,11 @@ impl Endpoint {
     /// The next event for the application.
     pub fn poll_event(&mut self) -> Option<(SessionKey, Event)> {
         while let Some(&key) = self.dirty_events.front() {
-            if let Some(event) = self.sessions.get_mut(&key).and_then(|e| e.session.poll_event()) {
-                return Some((key, event));
+            if let Some(e) = self.sessions.get_mut(&key) {
+                if let Some(event) = e.session.poll_event() {
+                    return Some((key, event));
+                }
+                e.has_events = false;
             }
             self.dirty_events.pop_front();
             self.reap(key);

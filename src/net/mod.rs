@@ -20,9 +20,21 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
+/// Each streamed file of each session is an open file: the soft limit of 1,024, kept low for programs that use `select`, is raised to
+/// what the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(e) = setrlimit(Resource::Nofile, raised) {
+        log::debug!("the limit of open files could not be raised: {e}");
+    }
+}
+
 /// The store on disk. `jail`: the directory that nothing received may leave; `None` when nothing is received: what
 /// is sent then has paths of its own, and any directory will do.
 fn open_store(jail: Option<&Path>) -> Result<Box<dyn Store>, NetError> {
+    raise_file_limit();
     let store = FileStore::open(jail.unwrap_or(Path::new("/")), FileOptions::default()).map_err(|e| {
         let kind = e.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
         let refused = matches!(

@@ -30,7 +30,7 @@ pub(super) struct ClientHello {
     pub(super) first_at: Instant,
     pub(super) sent: u32,
     pub(super) deadline: Instant,
-    /// When each attempt left (the last 256 of them).
+    /// When each attempt left; from the 256th on, only the latest is kept.
     sent_at: Vec<Instant>,
     /// The Hello goes out at once, whatever the schedule says (a Retry asked for it).
     pub(super) now_please: bool,

@@ -275,6 +275,11 @@ impl Session {
         self.path.remote
     }
 
+    /// IP and UDP header bytes of each datagram to the peer.
+    pub fn ip_overhead(&self) -> u64 {
+        self.path.ip_overhead()
+    }
+
     /// The connection ID of packets to us.
     pub fn local_cid(&self) -> Cid {
         self.local_cid

@@ -5,8 +5,6 @@
 use super::event::CloseReason;
 use super::{KEYS_USED_UP, Phase, Session};
 use crate::arq::sent::Content;
-use crate::wire::Cid;
-use crate::wire::buf::varint_len;
 use crate::wire::frame::{CloseCode, Frame};
 use crate::wire::packet::{
     CONFIRM_HEADER_BYTES, DATA_HEADER_BYTES, ProtectedHeader, TRAILER_BYTES, append_trailer,
@@ -326,7 +324,6 @@ impl Session {
             buf.resize(buf.len() + padding, 0);
         }
         self.sender.encode_segment(&second, buf, true);
-        debug_assert!(varint_len(0) == 1);
     }
 
     fn note_segment(&mut self, attempt: u16) {
@@ -378,11 +375,6 @@ impl Session {
     fn count_sent(&mut self, bytes: usize) {
         self.stats.packets_sent += 1;
         self.stats.wire_bytes_sent += bytes as u64;
-    }
-
-    /// The connection ID that the peer's packets carry.
-    pub fn peer_cid(&self) -> Cid {
-        self.remote_cid
     }
 }
 

@@ -71,7 +71,7 @@ impl Path {
         let burst = self.controller.burst_bytes().max(self.mtu.current().into());
         self.pacer.set_rate(now, self.controller.rate_bytes_per_sec(), burst);
         if let Some((pacer, rate)) = &mut self.limit {
-            let burst = (*rate * LIMIT_BURST_MS / 1000).max(u64::from(self.mtu.current()) + 48);
+            let burst = (*rate / 1000 * LIMIT_BURST_MS).max(u64::from(self.mtu.current()) + 48);
             pacer.set_rate(now, *rate, burst);
         }
     }

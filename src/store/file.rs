@@ -248,7 +248,7 @@ impl FileStore {
                 crc32: encoded.crc32,
                 data: encoded.data,
             },
-            Err(error) => Done::SourceFailed { file, error },
+            Err(error) => Done::SourceFailed { file, read: true, error },
         };
         done.push((session, answer));
     }
@@ -264,7 +264,7 @@ impl FileStore {
         self.open_sources.remove(session, file);
         let answer = match result {
             Ok(sha256) => Done::SourceDigest { file, sha256 },
-            Err(error) => Done::SourceFailed { file, error },
+            Err(error) => Done::SourceFailed { file, read: false, error },
         };
         done.push((session, answer));
     }

@@ -319,6 +319,8 @@ pub enum Done {
     },
     /// The source cannot be read, or changed meanwhile.
     SourceFailed {
+        /// It answers a `ReadChunk` (else a `FinishSource`).
+        read: bool,
         /// The file.
         file: FileId,
         /// What went wrong.

@@ -5,14 +5,14 @@
 use super::job::{
     BeginEntry, ChunkCodec, Dest, Done, EntryKind, FileId, Job, SourceEntry, StoreError, StoreErrorKind,
 };
-use super::sender::MAX_UNRESOLVED;
+use super::sender::{MAX_STREAMED, MAX_UNRESOLVED};
 use crate::arq::rangeset::RangeSet;
 use crate::session::event::{Direction, Event};
 use crate::wire::frame::Segment;
 use crate::wire::message::Message;
 use crate::wire::{MAX_GENERATION, MAX_HAVE_RANGES};
 use bytes::Bytes;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
 /// Most chunks in assembly at once in one session; a sender holds its chunks in memory too, so an honest one has fewer.
@@ -21,6 +21,10 @@ pub const MAX_OPEN_CHUNKS: usize = 4096;
 pub const MAX_EARLY_BYTES: usize = 2 << 20;
 /// Contiguous segments are joined into one write of up to this size.
 const WRITE_JOIN_BYTES: usize = 256 * 1024;
+/// Jobs of one session that wait for the store: scattered segments make one each.
+const MAX_JOBS: usize = 4096;
+/// Most gaps in one chunk in assembly; one of 4 MiB in segments of 1,200 bytes has fewer.
+const MAX_CHUNK_GAPS: usize = 4096;
 /// What one entry, chunk or early segment costs beside its bytes, for the budget.
 const OVERHEAD_BYTES: u64 = 128;
 
@@ -130,6 +134,8 @@ pub struct Receiver {
     /// Those of `reserved_bytes` that have arrived.
     assembled_bytes: u64,
     open_chunks: usize,
+    /// Entries with chunks: each is an open file.
+    streamed: usize,
     manifest_end: bool,
     counters: ReceiverCounters,
     jobs: VecDeque<Job>,
@@ -154,6 +160,7 @@ impl Receiver {
             reserved_bytes: 0,
             assembled_bytes: 0,
             open_chunks: 0,
+            streamed: 0,
             manifest_end: false,
             counters: ReceiverCounters::default(),
             jobs: VecDeque::new(),
@@ -287,6 +294,11 @@ impl Receiver {
             return Err("more unanswered entries than the window allows");
         }
         let chunked = e.kind == EntryKind::File && e.inline.is_none();
+        self.streamed += usize::from(chunked);
+        // Twice: results may be under way.
+        if self.streamed > 2 * MAX_STREAMED {
+            return Err("more open files than the window allows");
+        }
         // A chunked file waits for more messages, so it must not count against the budget that holds them up.
         let inline_bytes = if chunked { 0 } else { OVERHEAD_BYTES };
         let inline_bytes = inline_bytes + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
@@ -406,6 +418,9 @@ impl Receiver {
         if end > total || total > plain || (end == total) != s.crc32.is_some() {
             return Accept::Violation("a segment that does not fit its chunk");
         }
+        if s.encoded.is_none() && self.jobs.len() >= MAX_JOBS {
+            return Accept::NotNow;
+        }
         let reserve = s.encoded.map_or(0, |(_, n)| u64::from(n));
         let known = e.open.get(&s.chunk);
         if known.is_none_or(|a| a.generation < s.generation) {
@@ -444,6 +459,9 @@ impl Receiver {
         }
         if a.encoded != s.encoded {
             return Accept::Violation("a chunk that changes its encoding within a generation");
+        }
+        if a.received.range_count() >= MAX_CHUNK_GAPS {
+            return Accept::NotNow;
         }
         a.crc32 = a.crc32.or(s.crc32);
         let range = u64::from(s.offset)..u64::from(s.offset) + s.data.len() as u64;
@@ -531,7 +549,7 @@ impl Receiver {
             return;
         }
         self.flush_join();
-        let mut joined = Vec::with_capacity(data.len().max(64 * 1024));
+        let mut joined = Vec::with_capacity(data.len());
         joined.extend_from_slice(data);
         self.join = Some((file, offset, joined));
     }
@@ -621,12 +639,16 @@ impl Receiver {
     fn resolve(&mut self, file: FileId, result: Result<Option<[u8; 32]>, StoreError>, tell: bool) {
         let Some(e) = self.entries.remove(&file.0) else { return };
         self.inline_bytes -= e.inline_bytes;
+        self.streamed -= usize::from(e.is_chunked());
         self.open_chunks -= e.open.len();
         self.reserved_bytes -= e.open.values().map(|a| a.data.len() as u64).sum::<u64>();
         self.assembled_bytes -= e.open.values().map(Assembly::assembled_bytes).sum::<u64>();
         // Jobs of a file that failed may never be answered.
         self.queued_bytes -= e.queued_bytes;
         self.join.take_if(|(f, ..)| *f == file);
+        self.jobs.retain(|job| {
+            !matches!(job, Job::Write { file: f, .. } | Job::WriteEncoded { file: f, .. } | Job::FinishChunk { file: f, .. } if *f == file)
+        });
         self.counters.bytes_done += e.size - e.counted_bytes.min(e.size);
         if tell {
             self.outbox.push_back(Message::Result { file, result: result.clone() });
@@ -646,13 +668,9 @@ impl Receiver {
         });
     }
 
-    /// Files with anything open, for tests of bounds.
-    pub fn open_entries(&self) -> usize {
+    /// Entries without a result.
+    #[cfg(test)]
+    pub(crate) fn open_entries(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Ids of the entries without a result, for the report of a broken session.
-    pub fn unresolved(&self) -> HashSet<u64> {
-        self.entries.keys().copied().collect()
     }
 }

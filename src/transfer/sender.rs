@@ -87,6 +87,7 @@ pub struct Sender {
     compress: Compression,
     list_only: bool,
     budget_bytes: u64,
+    /// A root was added after the last `NextEntries`.
     roots_added: bool,
     roots_open: bool,
     walk_busy: bool,
@@ -245,6 +246,7 @@ impl Sender {
             && self.unresolved.len() < MAX_UNRESOLVED
         {
             self.walk_busy = true;
+            self.roots_added = false;
             self.jobs.push_back(Job::NextEntries {
                 max_entries: WALK_BATCH,
                 inline_max_bytes: MAX_INLINE_BYTES as u64,
@@ -304,27 +306,26 @@ impl Sender {
             self.streamed += 1;
             self.open_chunked(file, &e);
         }
-        self.unresolved.insert(
-            file.0,
-            Outgoing {
-                path: e.path.clone(),
-                kind: e.kind,
-                size: if is_file { e.size } else { 0 },
-                sha256: e.inline.as_ref().map(|i| i.sha256),
-                counted_bytes: 0,
-                chunked: chunked.then(|| Chunked {
-                    chunk_count: e.size.div_ceil(self.chunk_size.into()),
-                    chunk_size: self.chunk_size,
-                    next_read: 0,
-                    have: RangeSet::new(),
-                    finish_asked: false,
-                    generations: HashMap::new(),
-                }),
-            },
-        );
-        if self.list_only {
-            // A listing is not answered entry by entry.
-            self.unresolved.remove(&file.0);
+        // A listing is not answered entry by entry.
+        if !self.list_only {
+            self.unresolved.insert(
+                file.0,
+                Outgoing {
+                    path: e.path.clone(),
+                    kind: e.kind,
+                    size: if is_file { e.size } else { 0 },
+                    sha256: e.inline.as_ref().map(|i| i.sha256),
+                    counted_bytes: 0,
+                    chunked: chunked.then(|| Chunked {
+                        chunk_count: e.size.div_ceil(self.chunk_size.into()),
+                        chunk_size: self.chunk_size,
+                        next_read: 0,
+                        have: RangeSet::new(),
+                        finish_asked: false,
+                        generations: HashMap::new(),
+                    }),
+                },
+            );
         }
         self.outbox.push_back(Message::Entry(Box::new(BeginEntry {
             file,
@@ -403,7 +404,8 @@ impl Sender {
         match done {
             Done::Entries { entries, end } => {
                 self.walk_busy = false;
-                self.walk_end = end;
+                // A root that was added meanwhile is not walked yet.
+                self.walk_end = end && !self.roots_added;
                 self.found.extend(entries);
             }
             Done::Chunk { file, chunk, codec, plain_bytes, crc32, data } => {
@@ -425,10 +427,11 @@ impl Sender {
                     self.outbox.push_back(Message::Digest { file, sha256 });
                 }
             }
-            Done::SourceFailed { file, error } => {
-                // The read that failed will not answer any more.
-                self.reads_out = self.reads_out.saturating_sub(1);
-                self.held_bytes = self.held_bytes.saturating_sub(self.chunk_size.into());
+            Done::SourceFailed { file, read, error } => {
+                if read {
+                    self.reads_out = self.reads_out.saturating_sub(1);
+                    self.held_bytes = self.held_bytes.saturating_sub(self.chunk_size.into());
+                }
                 if self.unresolved.contains_key(&file.0) {
                     self.outbox.push_back(Message::Abandon { file, error: error.clone() });
                     self.resolve(file, Err(error));
@@ -471,7 +474,7 @@ impl Sender {
             self.fresh_bytes = self.fresh_bytes.saturating_sub(unsent);
             s.epoch = s.epoch.wrapping_add(1);
             self.free.push(slot);
-            if self.fresh.contains(&slot) {
+            if (c.next_offset as usize) < c.data.len() {
                 self.fresh.retain(|f| *f != slot);
             }
         }

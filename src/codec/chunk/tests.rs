@@ -1,6 +1,7 @@
 use super::*;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
+use std::time::Duration;
 
 const CHUNK: usize = 256 * 1024;
 
@@ -195,4 +196,27 @@ fn auto_fits_the_link() {
         Encoder::default().encode(plain.clone(), Compression::Zstd(5), budget, 1).codec,
         ChunkCodec::Lz4
     );
+}
+
+/// Prints what `choose::LADDER` states, for the file that `FULMAR_LADDER_FILE` names.
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::disallowed_methods)]
+fn ladder() {
+    let path = std::env::var_os("FULMAR_LADDER_FILE").expect("FULMAR_LADDER_FILE names a file");
+    let data = Bytes::from(std::fs::read(path).expect("readable"));
+    let mut encoder = Encoder::default();
+    for method in crate::codec::choose::methods() {
+        let (mut took, mut encoded, mut plain, mut sampled) = (Duration::ZERO, 0, 0, 0.0);
+        for i in (0..data.len() / CHUNK).step_by(3) {
+            let chunk = &data[i * CHUNK..(i + 1) * CHUNK];
+            let start = Instant::now();
+            let (_, block) = encoder.block(chunk, method).expect("encodes");
+            took += start.elapsed();
+            sampled += encoder.sample_ratio(chunk, true).expect("long enough") * CHUNK as f64;
+            (encoded, plain) = (encoded + block.len(), plain + CHUNK);
+        }
+        let speed = plain as f64 / took.as_secs_f64() / 1e6;
+        println!("{method:?}: {speed:.1} MB/s, {:.3} of the samples", encoded as f64 / sampled);
+    }
 }

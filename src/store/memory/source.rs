@@ -151,7 +151,7 @@ impl MemoryStore {
                 let (codec, crc32, data) = (encoded.codec, encoded.crc32, encoded.data);
                 out(Done::Chunk { file, chunk, codec, plain_bytes, crc32, data });
             }
-            Err(error) => out(Done::SourceFailed { file, error }),
+            Err(error) => out(Done::SourceFailed { file, read: true, error }),
         }
     }
 
@@ -169,7 +169,7 @@ impl MemoryStore {
         })();
         out(match result {
             Ok(sha256) => Done::SourceDigest { file, sha256 },
-            Err(error) => Done::SourceFailed { file, error },
+            Err(error) => Done::SourceFailed { file, read: false, error },
         });
     }
 }
