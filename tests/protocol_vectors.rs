@@ -94,7 +94,8 @@ fn entry(file: u64, path: &[u8], kind: EntryKind) -> BeginEntry {
 fn put_messages() -> [Message; 3] {
     let contents = b"hello\n";
     let inline = Inline { data: Bytes::from_static(contents), sha256: sha256(contents) };
-    let request = Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Never };
+    let request =
+        Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Never, no_resume: false };
     [
         Message::Request { client_id: "demo".into(), request },
         Message::Entry(Box::new(BeginEntry {

@@ -250,6 +250,9 @@ pub struct OverwriteArgs {
     /// Files that exist already: never (refuse them, exit code 5), always (replace them) [default: never]
     #[arg(long, value_name = "WHEN")]
     pub overwrite: Option<String>,
+    /// Start anew, whatever an interrupted run of the same command has left
+    #[arg(long)]
+    pub no_resume: bool,
 }
 
 /// When progress is shown.
@@ -318,6 +321,9 @@ pub struct ServeArgs {
     /// Largest file that is accepted [default: no limit]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub max_file_size: Option<String>,
+    /// Remove what interrupted uploads have left when nobody went on with them for so long [default: 7d]
+    #[arg(long, value_name = "SECONDS", help_heading = "Limits")]
+    pub partial_ttl: Option<String>,
     /// Refuse everything that writes: put and echo
     #[arg(long, help_heading = "Limits")]
     pub read_only: bool,

@@ -12,7 +12,8 @@ use crate::endpoint::config::EndpointConfig;
 use crate::net::client::{self, ClientOptions, Observer};
 use crate::session::event::{Direction, Event, Stats};
 use crate::transfer::Request;
-use crate::transfer::job::{Dest, EntryKind, SourceEntry, SourceRoot, StoreError};
+use crate::transfer::job::{Dest, EntryKind, FileId, SourceEntry, SourceRoot, StoreError};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -94,7 +95,7 @@ pub fn run(
 ) -> Ended {
     let start = now();
     progress.phase(&format!("connecting to {host}"));
-    let mut watcher = Watcher { results, progress, connected: false };
+    let mut watcher = Watcher { results, progress, connected: false, resumed: HashMap::new() };
     let outcome = client::run(options, signal.clone(), &mut watcher).map_err(Failure::from);
     let connected = watcher.connected;
     watcher.progress.clear();
@@ -116,6 +117,8 @@ struct Watcher<'a> {
     results: &'a mut dyn Results,
     progress: Progress,
     connected: bool,
+    /// Bytes of files under way that had come before.
+    resumed: HashMap<(Direction, FileId), u64>,
 }
 
 impl Observer for Watcher<'_> {
@@ -128,6 +131,9 @@ impl Observer for Watcher<'_> {
             Event::FileStarted { direction, file, path, bytes } => {
                 self.progress.started(*direction, *file, path, *bytes);
             }
+            Event::FileResumed { direction, file, bytes } => {
+                *self.resumed.entry((*direction, *file)).or_default() += bytes;
+            }
             Event::EntryFinished { direction, file, path, kind, bytes, sha256, error } => {
                 let is_file = *kind == EntryKind::File;
                 self.progress.finished(*direction, *file, *bytes, error.is_none() && is_file);
@@ -136,6 +142,7 @@ impl Observer for Watcher<'_> {
                     kind: *kind,
                     bytes: *bytes,
                     sha256: *sha256,
+                    resumed_bytes: self.resumed.remove(&(*direction, *file)).unwrap_or_default(),
                     ..FileResult::default()
                 };
                 self.results.entry(*direction, result, error.as_ref());
@@ -155,14 +162,15 @@ mod tests {
     use super::*;
     use crate::cli::args::ProgressWhen;
     use crate::cli::options::Output;
-    use crate::transfer::job::{FileId, StoreErrorKind};
+    use crate::transfer::job::StoreErrorKind;
 
     #[test]
     fn events_reach_report_and_progress() {
         let output = Output { quiet: true, progress: ProgressWhen::Never, json: false };
         let mut report = Report::new("put", output);
         let progress = Progress::new("put", output);
-        let mut watcher = Watcher { results: &mut report, progress, connected: false };
+        let resumed = HashMap::new();
+        let mut watcher = Watcher { results: &mut report, progress, connected: false, resumed };
         let stats = Stats::default();
         let remote = std::net::SocketAddr::from(([127, 0, 0, 1], 5770));
         watcher.tick(&stats);

@@ -98,7 +98,12 @@ pub fn run(args: &DemoArgs) -> Result<u8, Failure> {
         remotes: vec![server.address],
         endpoint: EndpointConfig::new(secret),
         // The server's own impairment works on the way back; a second one is not asked for.
-        request: Request::Echo { sim_back: String::new(), keep: true, overwrite: Overwrite::Never },
+        request: Request::Echo {
+            sim_back: String::new(),
+            keep: true,
+            overwrite: Overwrite::Never,
+            no_resume: false,
+        },
         roots,
         dest: Some((back.clone(), echo::destination(Overwrite::Never))),
         sim: Some(sim),
@@ -200,7 +205,13 @@ impl DemoServer {
         let mut endpoint = EndpointConfig::new(secret);
         endpoint.server = Some(ServerConfig::default());
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let server = Server::bind(ServerOptions { listen, dir: dir.to_owned(), endpoint, sim: Some(sim) })?;
+        let server = Server::bind(ServerOptions {
+            listen,
+            dir: dir.to_owned(),
+            endpoint,
+            sim: Some(sim),
+            partial_ttl: None,
+        })?;
         let address = server.local_addr();
         let signal = Arc::new(AtomicI32::new(0));
         let (tell, ended) = std::sync::mpsc::channel();

@@ -49,16 +49,23 @@ pub fn run(args: &EchoArgs) -> Result<u8, Failure> {
         // The report may name files already.
         Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
     };
-    let request = Request::Echo { sim_back: args.sim_back.clone(), keep: args.keep, overwrite };
+    let no_resume = args.overwrite.no_resume;
+    let request = Request::Echo { sim_back: args.sim_back.clone(), keep: args.keep, overwrite, no_resume };
     let mut echo = Echo::new(report, &roots);
-    let dest = (PathBuf::from("."), destination(overwrite));
+    let dest = (PathBuf::from("."), Dest { no_resume, ..destination(overwrite) });
     let ended = setup.run(request, roots, Some(dest), &mut echo, Progress::new("echo", output));
     Ok(echo.into_report(&ended).finish(&ended))
 }
 
 /// What comes back goes right into the directory, with the prefix.
 pub fn destination(overwrite: Overwrite) -> Dest {
-    Dest { location: Location::Jail(Vec::new()), into_dir: true, overwrite, name_prefix: PREFIX.to_vec() }
+    Dest {
+        location: Location::Jail(Vec::new()),
+        into_dir: true,
+        overwrite,
+        no_resume: false,
+        name_prefix: PREFIX.to_vec(),
+    }
 }
 
 /// Files of one name would overwrite each other here.
@@ -169,6 +176,7 @@ impl Echo {
             // The server confirms a file only with the digest that both sides computed.
             server_sha256: Some(sent),
             received_sha256: Some(received),
+            resumed_bytes: 0,
             error: None,
         };
         if sent == received {

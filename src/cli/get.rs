@@ -25,7 +25,8 @@ pub fn run(args: &GetArgs) -> Result<u8, Failure> {
     let several = wanted.len() > 1;
     // The whole of what is served has no name of its own.
     let into_dir = several || wanted.iter().any(Vec::is_empty);
-    let dest = paths::destination(Path::new(dest), several, into_dir, overwrite)?;
+    let mut dest = paths::destination(Path::new(dest), several, into_dir, overwrite)?;
+    dest.1.no_resume = args.overwrite.no_resume;
 
     let request = Request::Get { paths: wanted, compress: session.compress, chunk_size: session.chunk_size };
     let setup = Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key)?;

@@ -27,6 +27,8 @@ struct FileObject {
     kind: Option<&'static str>,
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    resumed_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_sha256: Option<String>,
@@ -86,6 +88,7 @@ impl Spool {
             path_b64: exact(&file.path),
             kind: Some(kind_name(file.kind)).filter(|_| file.kind != EntryKind::File),
             bytes: file.bytes,
+            resumed_bytes: Some(file.resumed_bytes).filter(|bytes| *bytes > 0),
             sha256: file.sha256.as_ref().map(|d| text::hex(d)),
             server_sha256: file.server_sha256.as_ref().map(|d| text::hex(d)),
             received_sha256: file.received_sha256.as_ref().map(|d| text::hex(d)),
@@ -104,6 +107,7 @@ impl Spool {
             path_b64: exact(&entry.path),
             kind: Some(kind_name(entry.kind)),
             bytes: entry.size,
+            resumed_bytes: None,
             sha256: None,
             server_sha256: None,
             received_sha256: None,

@@ -25,6 +25,9 @@ pub const MIN_RATE_BITS_PER_SEC: u64 = 1_000;
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Largest time-out: a week, which is longer than any partial is waited for.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
+/// How long what an interrupted upload has left waits for its next run, by default. Own choice: a long weekend with a
+/// broken link should not cost what had come before it.
+pub const DEFAULT_PARTIAL_TTL: Duration = Duration::from_secs(7 * 86_400);
 /// Bytes of a `--client-id`; the field of the wire format has this bound.
 pub const MAX_CLIENT_ID_BYTES: usize = 64;
 
@@ -88,6 +91,12 @@ pub fn server(args: &ServeArgs) -> Result<(SessionConfig, ServerConfig), Failure
         },
     };
     Ok((session, server))
+}
+
+/// `--partial-ttl`
+pub fn partial_ttl(args: &ServeArgs) -> Result<Duration, Failure> {
+    let Some(text) = args.partial_ttl.as_deref() else { return Ok(DEFAULT_PARTIAL_TTL) };
+    units::parse_duration(text).map_err(|error| Failure::usage(format!("--partial-ttl: {error}")))
 }
 
 /// Splits a list of arguments into all but the last and the last. `usage`: what is needed, for the error.

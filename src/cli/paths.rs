@@ -81,6 +81,7 @@ pub fn destination(
         location: Location::Jail(location.to_vec()),
         into_dir,
         overwrite,
+        no_resume: false,
         name_prefix: Vec::new(),
     };
     let has_slash = raw.ends_with(b"/") || raw.ends_with(b"/.");

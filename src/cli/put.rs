@@ -33,7 +33,8 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     }
     // The contents of a directory cannot be given a new name, nor can several sources.
     let into_dir = target.is_dir || sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
-    let request = Request::Put { dest: target.path.clone(), into_dir, overwrite };
+    let request =
+        Request::Put { dest: target.path.clone(), into_dir, overwrite, no_resume: args.overwrite.no_resume };
     let setup = match Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key) {
         Ok(setup) => setup,
         // The report may name sources already.

@@ -31,6 +31,8 @@ pub struct FileResult {
     pub server_sha256: Option<[u8; 32]>,
     /// Echo: SHA-256 of what came back.
     pub received_sha256: Option<[u8; 32]>,
+    /// Of `bytes`, those that an earlier run had brought already.
+    pub resumed_bytes: u64,
     /// Why not.
     pub error: Option<String>,
 }
@@ -44,6 +46,7 @@ impl Default for FileResult {
             sha256: None,
             server_sha256: None,
             received_sha256: None,
+            resumed_bytes: 0,
             error: None,
         }
     }
@@ -60,6 +63,8 @@ pub struct Totals {
     pub dirs: u64,
     /// File bytes done.
     pub bytes: u64,
+    /// Of these, the ones that earlier runs had brought already.
+    pub resumed_bytes: u64,
 }
 
 /// How the session went.
@@ -141,6 +146,7 @@ impl Report {
         }
         self.totals.ok += 1;
         self.totals.bytes = self.totals.bytes.saturating_add(file.bytes);
+        self.totals.resumed_bytes = self.totals.resumed_bytes.saturating_add(file.resumed_bytes);
         if self.output.json {
             self.spool.add_result(&file);
         } else if self.listed.len() < LISTED_FILES {

@@ -40,6 +40,10 @@ pub fn text(report: &Report, stats: &Stats, elapsed: Duration) -> String {
             units::format_rate(goodput)
         ),
     );
+    if totals.resumed_bytes > 0 {
+        let text = format!("{} had come with an earlier run", units::format_bytes(totals.resumed_bytes));
+        line("resumed", text);
+    }
     link_lines(&mut line, stats, report.command());
     for file in &report.listed {
         file_lines(&mut out, file);

@@ -114,7 +114,8 @@ impl Net {
     }
 
     fn put_existing(&mut self, client: usize, name: &[u8]) -> SessionKey {
-        let request = Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Never };
+        let request =
+            Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Never, no_resume: false };
         let root = SourceRoot { location: Location::Local(name.to_vec()), name: name.to_vec() };
         let to = self.peers[0].addr;
         let k = self.peers[client].endpoint.connect(self.now, to, request, vec![root], None);
@@ -132,6 +133,7 @@ impl Net {
             location: Location::Jail(Vec::new()),
             into_dir: true,
             overwrite: Overwrite::Never,
+            no_resume: false,
             name_prefix: Vec::new(),
         };
         let to = self.peers[0].addr;

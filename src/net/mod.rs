@@ -19,6 +19,7 @@ use client::NetError;
 use std::error::Error;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// Each streamed file of each session is an open file: the soft limit of 1,024, kept low for programs that use `select`, is raised to
 /// what the system allows.
@@ -33,9 +34,10 @@ fn raise_file_limit() {
 
 /// The store on disk. `jail`: the directory that nothing received may leave; `None` when nothing is received: what
 /// is sent then has paths of its own, and any directory will do.
-fn open_store(jail: Option<&Path>) -> Result<Box<dyn Store>, NetError> {
+fn open_store(jail: Option<&Path>, partial_ttl: Option<Duration>) -> Result<Box<dyn Store>, NetError> {
     raise_file_limit();
-    let store = FileStore::open(jail.unwrap_or(Path::new("/")), FileOptions::default()).map_err(|e| {
+    let options = FileOptions { partial_ttl, ..FileOptions::default() };
+    let store = FileStore::open(jail.unwrap_or(Path::new("/")), options).map_err(|e| {
         let kind = e.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
         let refused = matches!(
             kind,

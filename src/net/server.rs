@@ -35,6 +35,8 @@ pub struct ServerOptions {
     pub endpoint: EndpointConfig,
     /// `--sim`, both directions.
     pub sim: Option<Spec>,
+    /// See `FileOptions::partial_ttl`.
+    pub partial_ttl: Option<Duration>,
 }
 
 /// A bound server.
@@ -61,7 +63,7 @@ impl Server {
     /// Exit code 1: the address cannot be bound (the sentence names the port and the way out). A directory that
     /// cannot be served has the store's code: 5 when it is missing or forbidden.
     pub fn bind(mut options: ServerOptions) -> Result<Self, NetError> {
-        let store = super::open_store(Some(&options.dir))?;
+        let store = super::open_store(Some(&options.dir), options.partial_ttl)?;
         let listen = options.listen;
         let pipe = UdpPipe::bind(listen).or_else(|e| {
             let no_ipv6 = e.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());

@@ -87,6 +87,9 @@ impl ServerLog {
             Event::FileStarted { direction, path, bytes, .. } => {
                 log::info!("session {session}: {} {}, {bytes} bytes", doing(*direction), Shown(path));
             }
+            Event::FileResumed { file, bytes, .. } => {
+                log::info!("session {session}: {bytes} bytes of file {} had come before", file.0);
+            }
             Event::EntryFinished { .. } => self.entry_finished(session, event),
             Event::Listed(_) => {}
             Event::ImpairBack(spec) => {

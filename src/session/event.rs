@@ -39,6 +39,15 @@ pub enum Event {
         /// Bytes.
         bytes: u64,
     },
+    /// Bytes of a file that began need not travel: an earlier run has left them. It may come several times.
+    FileResumed {
+        /// Which way.
+        direction: Direction,
+        /// Its id in that direction.
+        file: FileId,
+        /// How many (more).
+        bytes: u64,
+    },
     /// An entry is done for good: confirmed by the receiver, or failed.
     EntryFinished {
         /// Which way.

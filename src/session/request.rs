@@ -147,11 +147,17 @@ impl Session {
 
     fn serve_request(&mut self, now: Instant, request: Request, allow_sim: bool, serial: u64) {
         match request {
-            Request::Put { dest, into_dir, overwrite } => {
+            Request::Put { dest, into_dir, overwrite, no_resume } => {
                 let Some(dest) = clean(&dest) else { return self.refuse_path(now, &dest) };
                 let into_dir = into_dir || dest.is_empty();
                 let location = Location::Jail(dest);
-                self.receiver.set_dest(Dest { location, into_dir, overwrite, name_prefix: Vec::new() });
+                self.receiver.set_dest(Dest {
+                    location,
+                    into_dir,
+                    overwrite,
+                    no_resume,
+                    name_prefix: Vec::new(),
+                });
             }
             Request::Get { paths, compress, chunk_size } => {
                 let compress = match compress {
@@ -171,7 +177,7 @@ impl Session {
                 self.sender.add_root(jail_root(path));
                 self.sender.finish_roots();
             }
-            Request::Echo { sim_back, keep, overwrite } => {
+            Request::Echo { sim_back, keep, overwrite, no_resume } => {
                 let sim = !sim_back.is_empty() && sim_back != "none";
                 if sim && !allow_sim {
                     let text = "this server does not impair the way back; leave --sim-back empty (none)";
@@ -185,7 +191,13 @@ impl Session {
                 }
                 let location =
                     if keep { Location::Jail(Vec::new()) } else { Location::Scratch(scratch_dir(serial)) };
-                self.receiver.set_dest(Dest { location, into_dir: true, overwrite, name_prefix: Vec::new() });
+                self.receiver.set_dest(Dest {
+                    location,
+                    into_dir: true,
+                    overwrite,
+                    no_resume,
+                    name_prefix: Vec::new(),
+                });
             }
         }
     }

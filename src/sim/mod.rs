@@ -222,7 +222,8 @@ impl World {
 
     /// Uploads local paths of a client's store into the server's root.
     pub fn put(&mut self, client: usize, paths: &[&[u8]]) -> SessionKey {
-        let request = Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Never };
+        let request =
+            Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Never, no_resume: false };
         self.request(client, request, paths, None)
     }
 
@@ -238,7 +239,12 @@ impl World {
 
     /// Uploads files and has them sent back as `received_<name>`.
     pub fn echo(&mut self, client: usize, paths: &[&[u8]]) -> SessionKey {
-        let request = Request::Echo { sim_back: String::new(), keep: false, overwrite: Overwrite::Never };
+        let request = Request::Echo {
+            sim_back: String::new(),
+            keep: false,
+            overwrite: Overwrite::Never,
+            no_resume: false,
+        };
         self.request(client, request, paths, Some(Self::root_dest(b"received_")))
     }
 
@@ -247,6 +253,7 @@ impl World {
             location: Location::Jail(Vec::new()),
             into_dir: true,
             overwrite: Overwrite::Never,
+            no_resume: false,
             name_prefix: prefix.to_vec(),
         }
     }

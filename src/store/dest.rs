@@ -24,6 +24,8 @@ pub(crate) struct DestPlan {
     pub(crate) base: Vec<u8>,
     /// What happens to existing files.
     pub(crate) overwrite: Overwrite,
+    /// What an earlier run has left is not used.
+    pub(crate) no_resume: bool,
     /// The name that the single root gets instead of its own.
     rename: Option<Vec<u8>>,
     /// With `rename`: the root's own name, once it has been seen. A second root has no place.
@@ -59,7 +61,15 @@ impl DestPlan {
             (parent.to_vec(), Some(name.to_vec()))
         };
         let prefix = dest.name_prefix.clone();
-        Ok(Self { space, base, overwrite: dest.overwrite, rename, root: None, prefix })
+        Ok(Self {
+            space,
+            base,
+            overwrite: dest.overwrite,
+            no_resume: dest.no_resume,
+            rename,
+            root: None,
+            prefix,
+        })
     }
 
     /// The path below `base` where the entry `path` goes.

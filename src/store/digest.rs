@@ -71,6 +71,11 @@ impl RangeSet {
         self.0.iter().map(|r| r.end - r.start).sum()
     }
 
+    /// True if there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The ranges, ascending.
     pub(crate) fn ranges(&self) -> &[Range<u64>] {
         &self.0
@@ -165,7 +170,9 @@ impl Received {
         read: impl FnMut(u64, usize, &mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.whole.insert(chunk);
-        if self.digest.take(chunk, plain) { self.catch_up(CATCH_UP_CHUNKS, read) } else { Ok(()) }
+        self.digest.take(chunk, plain);
+        // Whether or not this one was due: chunks of an earlier run wait to be hashed too.
+        self.catch_up(CATCH_UP_CHUNKS, read)
     }
 
     /// Hashes up to `limit` waiting chunks.

@@ -4,14 +4,16 @@
 
 use super::batch::{Batch, What};
 use super::dest::{DestPlan, Space, checked};
-use super::digest::{Layout, sha256};
+use super::digest::{Layout, RangeSet, sha256};
 use super::error::{busy, digest_mismatch, forbidden, from_io, refuse, wrong_kind};
-use super::jail::{DirCache, DirHandle, Jail, ensure_below, file_type, remove_tree, times_of};
+use super::jail::{DirCache, DirHandle, Jail, ensure_below, file_type, remove_tree, retry, times_of};
+use super::journal::{Identity, Journal};
 use super::names::{check_relative, is_below, split_first, split_last};
 use super::partial::{Staged, TempNames, may_place, reserve};
 use super::scratch::Scratch;
-use super::sink::{Sink, set_meta, write_all_at};
+use super::sink::{Sink, set_meta, verified, write_all_at};
 use super::source::{OpenSources, Source};
+use super::sweep::Sweep;
 use super::walk::{Places, Walk};
 use super::{SessionKey, Store, may_begin_session};
 use crate::codec::chunk::Encoder;
@@ -24,7 +26,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 /// How a store on disk behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +34,19 @@ pub struct FileOptions {
     /// Set aside the whole space of a big file before it comes (fallocate). A file that cannot fit is refused early
     /// in any case; this also keeps others from taking the space meanwhile, and costs time up front.
     pub preallocate: bool,
+    /// Partials, journals and temporary files that did not change for so long are removed, wherever they are in
+    /// the directory, unless a transfer holds them. `None`: they stay until their transfer is run again.
+    pub partial_ttl: Option<Duration>,
+}
+
+/// Entries that a sweep for stale partials looks at before the store is first used: some 50 ms.
+const FIRST_SWEEP: usize = 20_000;
+/// Entries that it looks at whenever the store is idle: about a millisecond.
+const IDLE_SWEEP: usize = 500;
+
+#[allow(clippy::disallowed_methods, reason = "the age of files is told by the clock of the file system")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Why a store could not be opened.
@@ -88,6 +103,7 @@ pub struct FileStore {
     encoder: Encoder,
     dirs: DirCache,
     batch: Batch,
+    sweep: Option<Sweep>,
     next_target: u64,
 }
 
@@ -114,11 +130,17 @@ impl FileStore {
         if let Err(error) = Scratch::remove_stale(&jail) {
             log::debug!("stale scratch directories could not be looked for: {error}");
         }
+        let temps = TempNames::new(nonce);
+        let mut sweep = options.partial_ttl.map(|ttl| Sweep::new(ttl, temps.prefix().to_vec()));
+        if let Some(sweep) = &mut sweep {
+            sweep.step(&jail, wall_clock(), FIRST_SWEEP);
+        }
         Ok(Self {
             jail,
             options,
             scratch: Scratch::new(nonce),
-            temps: TempNames::new(nonce),
+            temps,
+            sweep,
             sessions: HashMap::new(),
             open_sources: OpenSources::default(),
             encoder: Encoder::new(clock),
@@ -189,6 +211,9 @@ impl Store for FileStore {
 
     fn idle(&mut self, done: &mut Answers) {
         self.batch.flush(false, done);
+        if let Some(sweep) = &mut self.sweep {
+            sweep.step(&self.jail, wall_clock(), IDLE_SWEEP);
+        }
     }
 }
 
@@ -365,7 +390,7 @@ impl FileStore {
             EntryKind::Symlink => self.place_link(session, dir, name, entry),
             _ => match entry.inline.take() {
                 Some(inline) => self.place_inline(session, dir, name, entry, inline),
-                None => self.open_sink(session, dir, &place, entry),
+                None => self.open_sink(session, dir, &place, entry, done),
             },
         }
     }
@@ -445,6 +470,7 @@ impl FileStore {
         dir: Arc<DirHandle>,
         place: &[u8],
         entry: BeginEntry,
+        done: &mut Answers,
     ) -> Result<(), StoreError> {
         let shown = entry.path;
         if entry.chunk_size == 0 || entry.chunk_size > MAX_CHUNK_SIZE {
@@ -454,18 +480,74 @@ impl FileStore {
             return Err(busy(&shown));
         }
         let overwrite = self.overwrite(session);
-        let target = self.session(session).target.as_ref().map_or(0, |t| t.id);
+        let target = self.session(session).target.as_ref();
+        let scratch = target.is_some_and(|t| t.plan.space == Space::Scratch);
+        let no_resume = target.is_some_and(|t| t.plan.no_resume);
+        let target = target.map_or(0, |t| t.id);
         let name = split_last(place).1;
         may_place(&dir, name, overwrite, &shown)?;
+        let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
+        let identity = Identity::new(name, layout, &entry.meta);
+        self.take_over(session, &dir, name, identity, done);
         let (staged, file) = Staged::open_partial(dir, name, &shown)?;
-        if let Err(error) = reserve(&file, entry.size, self.options.preallocate, &shown) {
-            staged.discard();
+        // A copy in scratch space goes with its session: there is nothing to come back to.
+        let journal = if scratch { None } else { Journal::open(&staged.dir, name, identity, no_resume).ok() };
+        let (journal, have) = match journal {
+            Some((journal, true)) => {
+                let have = verified(&file, &journal, layout);
+                (Some(journal), have)
+            }
+            Some((journal, false)) => (Some(journal), RangeSet::default()),
+            None => (None, RangeSet::default()),
+        };
+        let cut = if have.is_empty() { 0 } else { entry.size };
+        let fits = rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_size as u64 <= cut);
+        let cut = if fits { Ok(()) } else { retry(|| rustix::fs::ftruncate(&file, cut)) };
+        let ready = cut
+            .map_err(|e| from_io(&shown, "cannot be written", &e))
+            .and_then(|()| reserve(&file, entry.size, self.options.preallocate, &shown));
+        if let Err(error) = ready {
+            // What is there already is worth the room that it takes: it waits until there is more.
+            if have.is_empty() {
+                staged.discard();
+            }
             return Err(error);
         }
-        let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
-        let sink = Sink::new((staged, file), layout, (shown, target, place.to_vec()), entry.meta, overwrite);
+        let sink = Sink::new(
+            (staged, file),
+            (journal, have),
+            layout,
+            (shown, target, place.to_vec()),
+            entry.meta,
+            overwrite,
+        );
         self.session(session).sinks.insert(entry.file, sink);
         Ok(())
+    }
+
+    /// The same file once more, in another session: its first sender is most likely no more, though nobody has
+    /// noticed yet, and its partial would stay locked until then. The later session goes on with it. Whoever sends
+    /// something else to the same name has to wait.
+    fn take_over(
+        &mut self,
+        session: SessionKey,
+        dir: &DirHandle,
+        name: &[u8],
+        identity: Identity,
+        done: &mut Answers,
+    ) {
+        let holder =
+            self.sessions.iter().filter(|(other, _)| **other != session).find_map(|(other, state)| {
+                let sink = state.sinks.iter().find(|(_, sink)| sink.is_for(dir, name, identity));
+                sink.map(|(file, _)| (*other, *file))
+            });
+        if let Some((other, file)) = holder
+            && let Some(sink) = self.session(other).sinks.remove(&file)
+        {
+            done.push((other, Done::SinkFailed { file, error: busy(&sink.shown) }));
+            drop(sink);
+            self.release_ends(other);
+        }
     }
 
     fn overwrite(&mut self, session: SessionKey) -> crate::transfer::job::Overwrite {
@@ -485,8 +567,10 @@ impl FileStore {
         match step(sink) {
             Ok(answer) => done.push((session, answer)),
             Err(error) => {
-                // Without a journal a partial is of no use later, and a full disk needs the room.
-                if let Some(sink) = state.sinks.remove(&file) {
+                // A later run goes on with what is there, except with that of a peer that broke the rules.
+                if let Some(sink) = state.sinks.remove(&file)
+                    && error.kind == StoreErrorKind::Forbidden
+                {
                     sink.discard();
                 }
                 done.push((session, Done::SinkFailed { file, error }));
@@ -506,7 +590,11 @@ impl FileStore {
                 self.batch.add(session, file, shown, what, 0);
             }
             Err(error) => {
-                sink.discard();
+                // With a wrong digest there is no telling what is wrong: the next run is to be clean. When the disk
+                // has failed, what it can still read is worth keeping.
+                if error.kind == StoreErrorKind::DigestMismatch || !sink.is_complete() {
+                    sink.discard();
+                }
                 done.push((session, Done::Committed { file, result: Err(error) }));
             }
         }

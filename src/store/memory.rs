@@ -151,6 +151,8 @@ pub struct MemoryStore {
     capacity_bytes: u64,
     /// Without a clock: what it chooses depends on what came before alone.
     encoder: Encoder,
+    /// Files that another session has just taken over, and why.
+    taken: Vec<(SessionKey, FileId, crate::transfer::job::StoreError)>,
 }
 
 impl Default for MemoryStore {
@@ -169,6 +171,7 @@ impl MemoryStore {
             faults: Faults::default(),
             capacity_bytes: DEFAULT_CAPACITY_BYTES,
             encoder: Encoder::default(),
+            taken: Vec::new(),
         }
     }
 
@@ -287,6 +290,10 @@ impl Store for MemoryStore {
             Job::Abort { file, keep_partial } => self.abort(session, file, keep_partial, out),
             Job::RemoveScratch(path) => self.tree.remove(&join(SCRATCH_DIR, &path)),
             Job::EndSession => self.end_session(session),
+        }
+        for (session, file, error) in std::mem::take(&mut self.taken) {
+            done.push((session, Done::SinkFailed { file, error }));
+            self.release_ends(session, &mut |answer| done.push((session, answer)));
         }
     }
 

@@ -10,12 +10,14 @@ mod digest;
 mod error;
 pub mod file;
 mod jail;
+mod journal;
 pub mod memory;
 mod names;
 mod partial;
 mod scratch;
 mod sink;
 mod source;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod walk;

@@ -76,13 +76,27 @@ pub(crate) fn is_below(path: &[u8], dir: &[u8]) -> bool {
     dir.is_empty() || (path.starts_with(dir) && (path.len() == dir.len() || path[dir.len()] == b'/'))
 }
 
+/// Ends of the names of partials, their journals, and temporary files.
+pub(crate) const PARTIAL_SUFFIX: &[u8] = b".part";
+pub(crate) const JOURNAL_SUFFIX: &[u8] = b".journal";
+pub(crate) const TEMP_SUFFIX: &[u8] = b".tmp";
+
 /// The name of the partial of a file called `name`, in the same directory. A hash, since a name of 255 bytes
 /// leaves no room for a suffix: 96 bits of SHA-256.
 pub(crate) fn partial_name(name: &[u8]) -> Vec<u8> {
+    hidden_name(name, PARTIAL_SUFFIX)
+}
+
+/// The name of the journal of that partial.
+pub(crate) fn journal_name(name: &[u8]) -> Vec<u8> {
+    hidden_name(name, JOURNAL_SUFFIX)
+}
+
+fn hidden_name(name: &[u8], suffix: &[u8]) -> Vec<u8> {
     let hash = digest(&SHA256, name);
     let mut out = HIDDEN_PREFIX.to_vec();
     push_hex(&mut out, &hash.as_ref()[..12]);
-    out.extend_from_slice(b".part");
+    out.extend_from_slice(suffix);
     out
 }
 

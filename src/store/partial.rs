@@ -8,7 +8,7 @@
 
 use super::error::{busy, exists, from_io, wrong_kind};
 use super::jail::{DirHandle, file_type, retry};
-use super::names::{HIDDEN_PREFIX, partial_name, push_hex, split_last};
+use super::names::{HIDDEN_PREFIX, TEMP_SUFFIX, journal_name, partial_name, push_hex, split_last};
 use crate::transfer::job::{Overwrite, StoreError, StoreErrorKind};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -35,10 +35,16 @@ impl TempNames {
         Self { prefix, next: 0 }
     }
 
+    /// What all of them begin with.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
     fn next(&mut self) -> Vec<u8> {
         self.next += 1;
         let mut name = self.prefix.clone();
-        name.extend_from_slice(format!("{:x}.tmp", self.next).as_bytes());
+        name.extend_from_slice(format!("{:x}", self.next).as_bytes());
+        name.extend_from_slice(TEMP_SUFFIX);
         name
     }
 }
@@ -49,6 +55,8 @@ pub(crate) struct Staged {
     /// The directory of both names.
     pub(crate) dir: Arc<DirHandle>,
     temp: Vec<u8>,
+    /// Beside a partial, its journal may stand.
+    journal: Option<Vec<u8>>,
     /// The name that it is to get.
     pub(crate) name: Vec<u8>,
 }
@@ -64,7 +72,7 @@ impl Staged {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let fd = retry(|| rustix::fs::openat(&dir, temp.as_slice(), flags, mode))?;
-        Ok((Self { dir, temp, name: name.to_vec() }, fd.into()))
+        Ok((Self { dir, temp, journal: None, name: name.to_vec() }, fd.into()))
     }
 
     /// Creates a link under a temporary name.
@@ -76,7 +84,7 @@ impl Staged {
     ) -> io::Result<Self> {
         let temp = temps.next();
         retry(|| rustix::fs::symlinkat(target, &dir, temp.as_slice()))?;
-        Ok(Self { dir, temp, name: name.to_vec() })
+        Ok(Self { dir, temp, journal: None, name: name.to_vec() })
     }
 
     /// Sets the mtime of a staged link.
@@ -84,7 +92,7 @@ impl Staged {
         retry(|| rustix::fs::utimensat(&self.dir, self.temp.as_slice(), times, AtFlags::SYMLINK_NOFOLLOW))
     }
 
-    /// Opens and locks the partial of `name`, empty.
+    /// Opens and locks the partial of `name`, with whatever an earlier run has left in it.
     pub(crate) fn open_partial(
         dir: Arc<DirHandle>,
         name: &[u8],
@@ -117,9 +125,9 @@ impl Staged {
             if file_type(&opened) != FileType::RegularFile || opened.st_nlink != 1 {
                 return Err(wrong_kind(shown, "has a strange file in place of its partial; remove it"));
             }
-            retry(|| rustix::fs::ftruncate(&file, 0)).map_err(fail)?;
             retry(|| rustix::fs::fchmod(&file, mode)).map_err(fail)?;
-            return Ok((Self { dir, temp, name: name.to_vec() }, file));
+            let journal = Some(journal_name(name));
+            return Ok((Self { dir, temp, journal, name: name.to_vec() }, file));
         }
         Err(busy(shown))
     }
@@ -140,7 +148,8 @@ impl Staged {
                 }
             }
         };
-        result.map_err(|e| match e.kind() {
+        // Only now: a partial that is whole but lost its journal would have to come again.
+        result.inspect(|()| self.drop_journal()).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists if overwrite == Overwrite::Never => {
                 may_place(dir, name, overwrite, shown).err().unwrap_or_else(|| exists(&placed(shown, name)))
             }
@@ -151,9 +160,16 @@ impl Staged {
         })
     }
 
-    /// Removes the hidden file.
+    /// Removes the hidden file, and its journal.
     pub(crate) fn discard(&self) {
+        self.drop_journal();
         self.dir.unlink(&self.temp);
+    }
+
+    fn drop_journal(&self) {
+        if let Some(journal) = &self.journal {
+            self.dir.unlink(journal);
+        }
     }
 }
 
@@ -207,7 +223,9 @@ pub(crate) fn reserve(file: &File, size: u64, allocate: bool, shown: &[u8]) -> R
         && stat.f_blocks > 0
     {
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if size > free {
+        // What an earlier run has left takes no room again. 512: the unit of st_blocks (stat(2)).
+        let there = rustix::fs::fstat(file).map_or(0, |s| s.st_blocks as u64 * 512);
+        if size.saturating_sub(there) > free {
             return Err(full(free));
         }
     }

@@ -4,7 +4,9 @@
 
 use super::digest::{Layout, RangeSet, Received};
 use super::error::{digest_mismatch, forbidden, from_io, refuse};
+use super::jail::DirHandle;
 use super::jail::{permitted_mode, retry, times_of};
+use super::journal::{Identity, Journal};
 use super::partial::Staged;
 use crate::codec::chunk::{crc32, decode_chunk};
 use crate::transfer::job::{ChunkCodec, Meta, Overwrite, StoreError, StoreErrorKind};
@@ -18,6 +20,8 @@ pub(crate) struct Sink {
     staged: Staged,
     file: File,
     received: Received,
+    /// `None`: it is not to be resumed, or there is no room for a journal.
+    journal: Option<Journal>,
     /// Its manifest path, for messages.
     pub(crate) shown: Vec<u8>,
     /// The destination that was set when it was begun.
@@ -63,17 +67,17 @@ pub(crate) fn write_all_at(file: &File, mut offset: u64, mut data: &[u8]) -> io:
 }
 
 impl Sink {
-    /// Takes over an open partial of `layout`'s size.
+    /// Takes over an open partial in which the chunks in `have` are whole.
     pub(crate) fn new(
         (staged, file): (Staged, File),
+        (journal, have): (Option<Journal>, RangeSet),
         layout: Layout,
         (shown, target, place): (Vec<u8>, u64, Vec<u8>),
         meta: Meta,
         overwrite: Overwrite,
     ) -> Self {
-        // A journal, once there is one, says here what is whole already.
-        let received = Received::new(layout, RangeSet::default());
-        Self { staged, file, received, shown, target, place, meta, overwrite, buffer: Vec::new() }
+        let received = Received::new(layout, have);
+        Self { staged, file, received, journal, shown, target, place, meta, overwrite, buffer: Vec::new() }
     }
 
     /// The chunks that are whole.
@@ -115,7 +119,7 @@ impl Sink {
         }
         let ok = crc32(&buffer) == crc;
         if ok {
-            self.store(chunk, &buffer)?;
+            self.store(chunk, crc, &buffer)?;
         }
         self.buffer = buffer;
         Ok(ok)
@@ -138,7 +142,7 @@ impl Sink {
             return Ok(false);
         }
         write_all_at(&self.file, offset, &plain).map_err(|e| self.write_error(&e))?;
-        self.store(chunk, &plain)?;
+        self.store(chunk, crc, &plain)?;
         Ok(true)
     }
 
@@ -147,7 +151,10 @@ impl Sink {
         extent.ok_or_else(|| forbidden(&self.shown, "a chunk came beyond its announced end"))
     }
 
-    fn store(&mut self, chunk: u64, plain: &[u8]) -> Result<(), StoreError> {
+    fn store(&mut self, chunk: u64, crc: u32, plain: &[u8]) -> Result<(), StoreError> {
+        if let Some(journal) = &mut self.journal {
+            journal.note(chunk, crc);
+        }
         let file = &self.file;
         let read = |offset, len, buffer: &mut Vec<u8>| read_exact_at(file, offset, len, buffer);
         self.received.stored(chunk, plain, read).map_err(|e| self.write_error(&e))
@@ -159,6 +166,17 @@ impl Sink {
             return refuse(StoreErrorKind::Io, &self.shown, why);
         }
         from_io(&self.shown, "cannot be written", error)
+    }
+
+    /// True if this is the same file, from the same source, on its way to the same name.
+    pub(crate) fn is_for(&self, dir: &DirHandle, name: &[u8], identity: Identity) -> bool {
+        let own = || Identity::new(&self.staged.name, self.received.layout, &self.meta);
+        self.staged.dir.id == dir.id && self.staged.name == name && own() == identity
+    }
+
+    /// True if every chunk is whole.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.received.is_complete()
     }
 
     /// Compares the digest, and sets mode and mtime: what is left is sync and rename.
@@ -185,6 +203,21 @@ impl Sink {
     pub(crate) fn discard(self) {
         self.staged.discard();
     }
+}
+
+/// The chunks that `journal` names and that are still what it says, read back from the partial.
+pub(crate) fn verified(file: &File, journal: &Journal, layout: Layout) -> RangeSet {
+    let (mut have, mut buffer) = (RangeSet::default(), Vec::new());
+    journal.read(layout, |chunk, crc| {
+        // Bytes that are missing, or that the disk cannot read, come again.
+        if let Some((offset, len)) = layout.extent(chunk)
+            && read_exact_at(file, offset, len, &mut buffer).is_ok()
+            && crc32(&buffer) == crc
+        {
+            have.insert(chunk);
+        }
+    });
+    have
 }
 
 /// Sets mode and mtime of a file that is about to get its name.

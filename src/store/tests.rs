@@ -7,6 +7,7 @@ mod disk;
 mod memory;
 mod pure;
 mod random;
+mod resume;
 mod rules;
 mod walks;
 
@@ -33,8 +34,8 @@ pub(super) enum Seen {
 }
 
 pub(super) enum Backing {
-    Disk(FileStore, tempfile::TempDir),
-    Memory(MemoryStore),
+    Disk(Box<FileStore>, tempfile::TempDir),
+    Memory(Box<MemoryStore>),
 }
 
 /// A store and the session that a test speaks for.
@@ -67,11 +68,11 @@ impl Rig {
         let jail = dir.path().join("jail");
         std::fs::create_dir(&jail).unwrap();
         let store = FileStore::open(&jail, FileOptions::default()).unwrap();
-        Self { backing: Backing::Disk(store, dir), session: 1, next_file: 0 }
+        Self { backing: Backing::Disk(Box::new(store), dir), session: 1, next_file: 0 }
     }
 
     pub(super) fn memory() -> Self {
-        Self { backing: Backing::Memory(MemoryStore::new()), session: 1, next_file: 0 }
+        Self { backing: Backing::Memory(Box::default()), session: 1, next_file: 0 }
     }
 
     /// Runs a test against both stores.
@@ -93,8 +94,8 @@ impl Rig {
 
     pub(super) fn store(&mut self) -> &mut dyn Store {
         match &mut self.backing {
-            Backing::Disk(store, _) => store,
-            Backing::Memory(store) => store,
+            Backing::Disk(store, _) => &mut **store,
+            Backing::Memory(store) => &mut **store,
         }
     }
 
@@ -125,7 +126,7 @@ impl Rig {
         overwrite: Overwrite,
     ) -> Result<(), StoreError> {
         let location = Location::Jail(at.to_vec());
-        self.set_dest_full(Dest { location, into_dir, overwrite, name_prefix: Vec::new() })
+        self.set_dest_full(Dest { location, into_dir, overwrite, no_resume: false, name_prefix: Vec::new() })
     }
 
     pub(super) fn set_dest_full(&mut self, dest: Dest) -> Result<(), StoreError> {

@@ -115,6 +115,8 @@ pub struct Dest {
     pub into_dir: bool,
     /// Existing files.
     pub overwrite: Overwrite,
+    /// Starts every file anew, whatever an earlier run has left.
+    pub no_resume: bool,
     /// Put before the last component of every file's name (`received_`), usually empty.
     pub name_prefix: Vec<u8>,
 }

@@ -29,6 +29,8 @@ pub enum Request {
         into_dir: bool,
         /// Existing files.
         overwrite: Overwrite,
+        /// See `job::Dest::no_resume`.
+        no_resume: bool,
     },
     /// Download.
     Get {
@@ -52,5 +54,7 @@ pub enum Request {
         keep: bool,
         /// Existing files, with `keep`.
         overwrite: Overwrite,
+        /// See `job::Dest::no_resume`.
+        no_resume: bool,
     },
 }

@@ -22,7 +22,7 @@ pub const MAX_EARLY_BYTES: usize = 2 << 20;
 /// Contiguous segments are joined into one write of up to this size.
 const WRITE_JOIN_BYTES: usize = 256 * 1024;
 /// Jobs of one session that wait for the store: scattered segments make one each.
-const MAX_JOBS: usize = 4096;
+const MAX_JOBS: usize = 8192;
 /// Most gaps in one chunk in assembly; one of 4 MiB in segments of 1,200 bytes has fewer.
 const MAX_CHUNK_GAPS: usize = 4096;
 /// What one entry, chunk or early segment costs beside its bytes, for the budget.
@@ -263,7 +263,9 @@ impl Receiver {
                     return Err("abandoning an unknown file");
                 }
                 if self.entries.contains_key(&file.0) {
-                    self.jobs.push_back(Job::Abort { file, keep_partial: false });
+                    // A source that cannot be read now may be readable later; one that changed begins anew.
+                    let keep_partial = error.kind != StoreErrorKind::SourceChanged;
+                    self.jobs.push_back(Job::Abort { file, keep_partial });
                     self.resolve(file, Err(error), false);
                 }
             }
@@ -597,11 +599,17 @@ impl Receiver {
             self.reserved_bytes -= a.data.len() as u64;
             self.assembled_bytes -= a.assembled_bytes();
         }
+        let mut resumed_bytes = 0;
         for r in &have {
             e.stored.insert(r.clone());
             let bytes = (r.end * u64::from(e.chunk_size)).min(e.size) - r.start * u64::from(e.chunk_size);
-            e.counted_bytes += bytes;
-            self.counters.bytes_done += bytes;
+            resumed_bytes += bytes;
+        }
+        e.counted_bytes += resumed_bytes;
+        self.counters.bytes_done += resumed_bytes;
+        if resumed_bytes > 0 {
+            let direction = Direction::Receiving;
+            self.events.push_back(Event::FileResumed { direction, file, bytes: resumed_bytes });
         }
         for ranges in have.chunks(MAX_HAVE_RANGES) {
             self.outbox.push_back(Message::Have { file, ranges: ranges.to_vec() });
@@ -615,7 +623,8 @@ impl Receiver {
         e.queued_bytes -= encoded_bytes;
         self.queued_bytes -= encoded_bytes;
         if ok {
-            let bytes = e.plain_bytes(chunk);
+            // One that was on its way when it turned out to be there already has been counted.
+            let bytes = if e.stored.contains(chunk) { 0 } else { e.plain_bytes(chunk) };
             e.counted_bytes += bytes;
             self.counters.bytes_done += bytes;
             e.stored.insert(chunk..chunk + 1);

@@ -64,9 +64,22 @@ struct Chunked {
     chunk_size: u32,
     next_read: u64,
     have: RangeSet,
+    /// Chunks that were counted as done: acknowledged, or there already.
+    counted: RangeSet,
     finish_asked: bool,
     /// Generations of chunks that were asked for again.
     generations: HashMap<u64, u32>,
+}
+
+impl Chunked {
+    /// Counts chunks as done, each once; how many bytes that adds, of a file of `size` bytes.
+    fn count(&mut self, chunks: Range<u64>, size: u64) -> u64 {
+        let last = self.chunk_count.saturating_sub(1);
+        let ends = chunks.contains(&last) && !self.counted.contains(last);
+        let whole = self.counted.insert(chunks) * u64::from(self.chunk_size);
+        let excess = self.chunk_count * u64::from(self.chunk_size) - size;
+        if ends { whole - excess } else { whole }
+    }
 }
 
 /// An announced entry without a result.
@@ -321,6 +334,7 @@ impl Sender {
                         chunk_size: self.chunk_size,
                         next_read: 0,
                         have: RangeSet::new(),
+                        counted: RangeSet::new(),
                         finish_asked: false,
                         generations: HashMap::new(),
                     }),
@@ -512,13 +526,22 @@ impl Sender {
     }
 
     fn on_have(&mut self, file: FileId, ranges: &[Range<u64>]) {
-        let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) else { return };
+        let Some(o) = self.unresolved.get_mut(&file.0) else { return };
+        let Some(c) = o.chunked.as_mut() else { return };
+        let mut resumed_bytes = 0;
         for r in ranges {
             let end = r.end.min(c.chunk_count);
             c.have.insert(r.start.min(end)..end);
+            resumed_bytes += c.count(r.start.min(end)..end, o.size);
         }
+        o.counted_bytes += resumed_bytes;
+        self.counters.bytes_done += resumed_bytes;
         let have = c.have.clone();
         self.release_where(file, |chunk| have.contains(chunk));
+        if resumed_bytes > 0 {
+            let direction = Direction::Sending;
+            self.events.push_back(Event::FileResumed { direction, file, bytes: resumed_bytes });
+        }
     }
 
     fn resend(&mut self, file: FileId, chunk: u64) -> bool {
@@ -668,10 +691,12 @@ impl Sender {
         if !c.acked.contains_range(0..c.data.len() as u64) {
             return;
         }
-        if let Some(o) = self.unresolved.get_mut(&c.file.0) {
-            let plain = u64::from(c.plain_bytes).min(o.size - o.counted_bytes.min(o.size));
-            o.counted_bytes += plain;
-            self.counters.bytes_done += plain;
+        if let Some(o) = self.unresolved.get_mut(&c.file.0)
+            && let Some(chunked) = o.chunked.as_mut()
+        {
+            let bytes = chunked.count(c.chunk..c.chunk + 1, o.size);
+            o.counted_bytes += bytes;
+            self.counters.bytes_done += bytes;
         }
         self.release(r.slot);
     }

@@ -24,6 +24,7 @@ pub(super) fn dest() -> Dest {
         location: Location::Jail(Vec::new()),
         into_dir: true,
         overwrite: Overwrite::Never,
+        no_resume: false,
         name_prefix: Vec::new(),
     }
 }

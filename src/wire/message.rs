@@ -104,11 +104,12 @@ fn read_error(r: &mut Reader<'_>) -> Result<StoreError, WireError> {
 fn put_request(out: &mut Vec<u8>, client_id: &str, request: &Request) {
     let label = client_id.as_bytes();
     put_bytes(out, &label[..label.len().min(MAX_LABEL_BYTES)]);
-    let replace = |o: &Overwrite| u8::from(*o == Overwrite::Always) << 1;
+    let policy =
+        |o: &Overwrite, no_resume: bool| u8::from(*o == Overwrite::Always) << 1 | u8::from(no_resume) << 2;
     match request {
-        Request::Put { dest, into_dir, overwrite } => {
+        Request::Put { dest, into_dir, overwrite, no_resume } => {
             out.push(1);
-            out.push(u8::from(*into_dir) | replace(overwrite));
+            out.push(u8::from(*into_dir) | policy(overwrite, *no_resume));
             put_bytes(out, dest);
         }
         Request::Get { paths, compress, chunk_size } => {
@@ -127,9 +128,9 @@ fn put_request(out: &mut Vec<u8>, client_id: &str, request: &Request) {
             out.push(3);
             put_bytes(out, path);
         }
-        Request::Echo { sim_back, keep, overwrite } => {
+        Request::Echo { sim_back, keep, overwrite, no_resume } => {
             out.push(4);
-            out.push(u8::from(*keep) | replace(overwrite));
+            out.push(u8::from(*keep) | policy(overwrite, *no_resume));
             put_bytes(out, sim_back.as_bytes());
         }
     }
@@ -140,10 +141,16 @@ fn read_request(r: &mut Reader<'_>) -> Result<Message, WireError> {
     let kind = r.u8()?;
     let path = |r: &mut Reader<'_>| Ok::<_, WireError>(r.bytes(MAX_PATH_BYTES, "path")?.to_vec());
     let replace = |flags: u8| if flags & 2 != 0 { Overwrite::Always } else { Overwrite::Never };
+    let no_resume = |flags: u8| flags & 4 != 0;
     let request = match kind {
         1 => {
             let flags = r.u8()?;
-            Request::Put { into_dir: flags & 1 != 0, overwrite: replace(flags), dest: path(r)? }
+            Request::Put {
+                into_dir: flags & 1 != 0,
+                overwrite: replace(flags),
+                no_resume: no_resume(flags),
+                dest: path(r)?,
+            }
         }
         2 => {
             let compress = match r.u8()? {
@@ -162,7 +169,12 @@ fn read_request(r: &mut Reader<'_>) -> Result<Message, WireError> {
         4 => {
             let flags = r.u8()?;
             let sim = String::from_utf8_lossy(r.bytes(MAX_TEXT_BYTES, "sim")?).into_owned();
-            Request::Echo { sim_back: sim, keep: flags & 1 != 0, overwrite: replace(flags) }
+            Request::Echo {
+                sim_back: sim,
+                keep: flags & 1 != 0,
+                overwrite: replace(flags),
+                no_resume: no_resume(flags),
+            }
         }
         k => return Err(WireError::UnknownType(k.into())),
     };

@@ -111,14 +111,31 @@ fn error(kind: StoreErrorKind, message: &str) -> StoreError {
 
 fn request_messages() -> Vec<(&'static str, Message)> {
     let ask = |request| Message::Request { client_id: "lab".into(), request };
-    let put = |into_dir, overwrite| Request::Put { dest: b"in/box".to_vec(), into_dir, overwrite };
+    let put = |into_dir, overwrite| Request::Put {
+        dest: b"in/box".to_vec(),
+        into_dir,
+        overwrite,
+        no_resume: false,
+    };
     let get = |compress| Request::Get {
         paths: vec![b"a".to_vec(), b"b/c".to_vec()],
         compress,
         chunk_size: DEFAULT_CHUNK_SIZE,
     };
-    let echo = Request::Echo { sim_back: "loss=5%".into(), keep: true, overwrite: Overwrite::Always };
+    let echo = Request::Echo {
+        sim_back: "loss=5%".into(),
+        keep: true,
+        overwrite: Overwrite::Always,
+        no_resume: false,
+    };
+    let anew = Request::Put {
+        dest: b"in/box".to_vec(),
+        into_dir: false,
+        overwrite: Overwrite::Never,
+        no_resume: true,
+    };
     vec![
+        ("REQUEST: PUT, new name, do not resume", ask(anew)),
         ("REQUEST: PUT, new name", ask(put(false, Overwrite::Never))),
         ("REQUEST: PUT, into a directory, overwrite", ask(put(true, Overwrite::Always))),
         ("REQUEST: GET, auto", ask(get(Compression::Auto))),

@@ -53,7 +53,8 @@ impl Uplink {
         let remotes = target.resolve(Family::Any)?;
         let mut endpoint = EndpointConfig::new(secret);
         endpoint.session.compress = Compression::None;
-        let request = Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Always };
+        let request =
+            Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Always, no_resume: false };
         let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim: None };
         let path = std::env::temp_dir().join(format!("fulmar-bench-{}", &key::generate()?[..16]));
         let signal = signals::install(Some(path.clone()))?;

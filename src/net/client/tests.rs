@@ -40,7 +40,13 @@ fn a_host_without_an_address_is_an_error() {
 fn a_destination_that_is_not_there_is_an_error() {
     let mut options = options(&["127.0.0.1:9"]);
     let location = crate::transfer::job::Location::Jail(Vec::new());
-    let dest = Dest { location, into_dir: true, overwrite: Default::default(), name_prefix: Vec::new() };
+    let dest = Dest {
+        location,
+        into_dir: true,
+        overwrite: Default::default(),
+        no_resume: false,
+        name_prefix: Vec::new(),
+    };
     options.dest = Some(("/nonexistent/fulmar".into(), dest));
     let error = run(options, Arc::default(), &mut Count::default()).unwrap_err();
     assert_eq!(error.exit_code, 5);

@@ -127,7 +127,7 @@ impl MemoryStore {
         let Some(plan) = &mut receiving.plan else {
             return Err(refuse(StoreErrorKind::Io, &entry.path, "came before its destination was set"));
         };
-        let (space, overwrite) = (plan.space, plan.overwrite);
+        let (space, overwrite, no_resume) = (plan.space, plan.overwrite, plan.no_resume);
         let place = plan.place(&entry.path, entry.kind)?;
         let place = in_space(space, &join(&plan.base, &place));
         self.no_link_above(&place, &entry.path)?;
@@ -153,7 +153,7 @@ impl MemoryStore {
                 let meta = Meta { mode: 0, ..entry.meta };
                 self.tree.insert(&place, Node::Symlink(entry.target, meta));
             }
-            EntryKind::File => return self.begin_file(session, place, overwrite, entry),
+            EntryKind::File => return self.begin_file(session, place, (overwrite, no_resume), entry),
         }
         Ok(Begun::Placed(None))
     }
@@ -162,7 +162,7 @@ impl MemoryStore {
         &mut self,
         session: SessionKey,
         place: Vec<u8>,
-        overwrite: Overwrite,
+        (overwrite, no_resume): (Overwrite, bool),
         entry: BeginEntry,
     ) -> Result<Begun, StoreError> {
         self.may_place(&place, &entry.path, overwrite)?;
@@ -178,16 +178,29 @@ impl MemoryStore {
         if entry.chunk_size == 0 {
             return Err(forbidden(&entry.path, "was announced with chunks of zero bytes"));
         }
-        if self.sessions.values().any(|s| s.receiving.sinks.values().any(|sink| sink.place == place)) {
-            return Err(busy(&entry.path));
+        let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
+        let holder = self.sessions.iter().find_map(|(session, state)| {
+            let file = state.receiving.sinks.iter().find(|(_, sink)| sink.place == place);
+            file.map(|(file, sink)| (*session, *file, is_same_source(sink, layout, &entry.meta)))
+        });
+        if let Some((holder, file, same)) = holder {
+            if holder == session || !same {
+                return Err(busy(&entry.path));
+            }
+            // The same file once more: its first sender is most likely no more. The later one goes on.
+            if let Some(sink) = self.receiving(holder).sinks.remove(&file) {
+                self.taken.push((holder, file, busy(&sink.shown)));
+                self.keep_partial(sink);
+            }
         }
         if entry.size > self.capacity_bytes {
             let why = "there is not enough space on the disk; free some and run the command again";
             return Err(refuse(StoreErrorKind::NoSpace, &entry.path, why));
         }
-        let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
         let kept = self.partials.remove(&place).filter(|p| {
-            (p.layout.size, p.layout.chunk_size, p.meta) == (layout.size, layout.chunk_size, entry.meta)
+            let time = |m: &Meta| (m.mtime_s, m.mtime_ns);
+            let same = (p.layout.size, p.layout.chunk_size) == (layout.size, layout.chunk_size);
+            !no_resume && same && time(&p.meta) == time(&entry.meta)
         });
         let (data, whole) = match kept {
             Some(partial) => (partial.data, partial.whole),
@@ -375,7 +388,7 @@ impl MemoryStore {
     }
 
     /// Ends the directories below which no file is open any more.
-    fn release_ends(&mut self, session: SessionKey, out: Out<'_>) {
+    pub(super) fn release_ends(&mut self, session: SessionKey, out: Out<'_>) {
         let receiving = self.receiving(session);
         let waiting = std::mem::take(&mut receiving.waiting);
         let (blocked, free): (Vec<_>, Vec<_>) = waiting
@@ -425,6 +438,11 @@ impl Sink {
         let Ok(value) = self.received.finish(read);
         value
     }
+}
+
+fn is_same_source(sink: &Sink, layout: Layout, meta: &Meta) -> bool {
+    let of = |layout: Layout, meta: &Meta| (layout.size, layout.chunk_size, meta.mtime_s, meta.mtime_ns);
+    of(sink.received.layout, &sink.meta) == of(layout, meta)
 }
 
 fn extent(sink: &Sink, chunk: u64) -> Option<Range<usize>> {

@@ -54,6 +54,7 @@ fn destination_rules() {
         location: Location::Jail(path.to_vec()),
         into_dir,
         overwrite: Overwrite::Never,
+        no_resume: false,
         name_prefix: prefix.to_vec(),
     };
     type Row<'a> = (&'a [u8], bool, bool, &'a [u8], &'a [u8], EntryKind, &'a [u8]);

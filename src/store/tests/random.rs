@@ -46,7 +46,13 @@ fn random_job(rng: &mut StdRng, rig: &mut Rig, open: &mut Vec<(FileId, Vec<u8>)>
             let overwrite = if rng.random_bool(0.5) { Overwrite::Always } else { Overwrite::Never };
             let name_prefix = if rng.random_bool(0.2) { b"p_".to_vec() } else { Vec::new() };
             let into_dir = rng.random_bool(0.7);
-            vec![Job::SetDest(Dest { location: Location::Jail(at), into_dir, overwrite, name_prefix })]
+            vec![Job::SetDest(Dest {
+                location: Location::Jail(at),
+                into_dir,
+                overwrite,
+                no_resume: false,
+                name_prefix,
+            })]
         }
         1..=5 => {
             let mut entry = rig.entry(&random_path(rng), EntryKind::File);

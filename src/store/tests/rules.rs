@@ -235,7 +235,7 @@ fn two_writers_are_kept_apart() {
         assert_eq!(kind(rig.open(b"f", 10)), K::Busy);
         rig.session = 2;
         rig_at_top(rig);
-        assert_eq!(kind(rig.open(b"f", 10)), K::Busy);
+        assert_eq!(kind(rig.open(b"f", 11)), K::Busy);
         rig.session = 1;
         rig.run(Job::Abort { file, keep_partial: false });
         rig.session = 2;
@@ -266,8 +266,14 @@ fn destinations_follow_the_rules() {
         assert_eq!(kind(rig.set_dest(b"file", true, Overwrite::Never)), K::WrongKind);
         let location = Location::Jail(b"dir".to_vec());
         let name_prefix = b"received_".to_vec();
-        rig.set_dest_full(Dest { location, into_dir: true, overwrite: Overwrite::Never, name_prefix })
-            .unwrap();
+        rig.set_dest_full(Dest {
+            location,
+            into_dir: true,
+            overwrite: Overwrite::Never,
+            no_resume: false,
+            name_prefix,
+        })
+        .unwrap();
         rig.put_inline(b"sub/a", b"5").unwrap();
         for (place, data) in [
             (b"new/place/a".as_slice(), b"1"),
@@ -322,7 +328,13 @@ fn a_session_that_ends_leaves_nothing_half_done() {
 fn echo_copies_live_in_scratch_space_and_go() {
     Rig::both(|rig| {
         let location = Location::Scratch(b"7".to_vec());
-        let dest = Dest { location, into_dir: true, overwrite: Overwrite::Never, name_prefix: Vec::new() };
+        let dest = Dest {
+            location,
+            into_dir: true,
+            overwrite: Overwrite::Never,
+            no_resume: false,
+            name_prefix: Vec::new(),
+        };
         rig.set_dest_full(dest.clone()).unwrap();
         rig.put_inline(b"small", b"s").unwrap();
         rig.put_big(b"d/big", &noise(1, 3000)).unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::session::event::Event;
 use crate::transfer::receiver::{MAX_EARLY_BYTES, MAX_OPEN_CHUNKS};
-use crate::transfer::sender::MAX_UNRESOLVED;
+use crate::transfer::sender::{MAX_STREAMED, MAX_UNRESOLVED};
 
 fn entry(file: u64, size: u64, chunk_size: u32) -> BeginEntry {
     BeginEntry {
@@ -81,7 +81,7 @@ fn the_manifest_comes_in_order() {
     assert!(r.handle_message(Message::Abandon { file: FileId(1), error: error.clone() }).is_err());
     assert!(r.handle_message(Message::Have { file: FileId(0), ranges: Vec::new() }).is_err());
     r.handle_message(Message::Abandon { file: FileId(0), error }).expect("known");
-    assert!(jobs(&mut r).iter().any(|j| matches!(j, Job::Abort { keep_partial: false, .. })));
+    assert!(jobs(&mut r).iter().any(|j| matches!(j, Job::Abort { keep_partial: true, .. })));
     r.handle_message(Message::ManifestEnd).expect("fine");
     assert!(r.is_finished());
     assert!(announce(&mut r, entry(1, 1, 1024)).is_err(), "after the end");
@@ -94,9 +94,15 @@ fn the_manifest_comes_in_order() {
 fn unanswered_entries_are_bounded() {
     let mut r = Receiver::new(1 << 30);
     let most = 2 * MAX_UNRESOLVED as u64;
+    let dir = |i| BeginEntry { kind: EntryKind::Dir, ..entry(i, 0, 0) };
+    (0..most).for_each(|i| announce(&mut r, dir(i)).expect("within the window"));
+    assert!(announce(&mut r, dir(most)).is_err());
+    assert_eq!(r.open_entries() as u64, most);
+    // Those with chunks are open files, and fewer.
+    let mut r = Receiver::new(1 << 30);
+    let most = 2 * MAX_STREAMED as u64;
     (0..most).for_each(|i| announce(&mut r, entry(i, 1, 1024)).expect("within the window"));
     assert!(announce(&mut r, entry(most, 1, 1024)).is_err());
-    assert_eq!(r.open_entries() as u64, most);
     let mut r = Receiver::new(1 << 20);
     r.set_max_file_bytes(100);
     announce(&mut r, entry(0, 101, 1024)).expect("refused, not wrong");
@@ -109,7 +115,7 @@ fn unanswered_entries_are_bounded() {
 fn files_that_wait_for_their_digest_do_not_stop_the_control_stream() {
     for budget in [256 * 1024, 24 << 20] {
         let mut r = Receiver::new(budget);
-        for i in 0..MAX_UNRESOLVED as u64 {
+        for i in 0..MAX_STREAMED as u64 {
             announce(&mut r, entry(i, 20_000, 1024)).expect("within the window");
         }
         assert!(!r.is_congested() && r.window_bytes() > 0, "budget {budget}");

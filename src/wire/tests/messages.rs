@@ -51,13 +51,21 @@ fn file_entry(size: u64) -> BeginEntry {
 #[test]
 fn message_vectors() {
     let digest = [0xd1; 32];
-    let put = Request::Put { dest: b"x".to_vec(), into_dir: true, overwrite: Overwrite::Always };
+    let put =
+        Request::Put { dest: b"x".to_vec(), into_dir: true, overwrite: Overwrite::Always, no_resume: false };
     let get = Request::Get {
         paths: vec![b"a".to_vec(), Vec::new()],
         compress: Compression::None,
         chunk_size: 1024,
     };
-    let echo = Request::Echo { sim_back: "loss=1%".into(), keep: true, overwrite: Overwrite::Never };
+    let echo = Request::Echo {
+        sim_back: "loss=1%".into(),
+        keep: true,
+        overwrite: Overwrite::Never,
+        no_resume: false,
+    };
+    let anew =
+        Request::Put { dest: b"x".to_vec(), into_dir: false, overwrite: Overwrite::Never, no_resume: true };
     let request = |request| Message::Request { client_id: "me".into(), request };
     let link = BeginEntry {
         kind: EntryKind::Symlink,
@@ -72,6 +80,7 @@ fn message_vectors() {
         BeginEntry { inline: Some(Inline { data: (&b"hi"[..]).into(), sha256: digest }), ..file_entry(2) };
     for (m, vector) in [
         (request(put), "0107026d6501030178".into()),
+        (request(anew), "0107026d6501040178".into()),
         (request(get), "010b026d650202440002016100".into()),
         (request(Request::List { path: b"p".to_vec() }), "0106026d65030170".into()),
         (request(echo), "010d026d650401076c6f73733d3125".into()),
@@ -159,7 +168,12 @@ fn random_entry(rng: &mut StdRng) -> BeginEntry {
 fn random_request(rng: &mut StdRng) -> Request {
     let overwrite = [Overwrite::Never, Overwrite::Always][rng.random_range(0..2)];
     match rng.random_range(0..4) {
-        0 => Request::Put { dest: random_path(rng), into_dir: rng.random(), overwrite },
+        0 => Request::Put {
+            dest: random_path(rng),
+            into_dir: rng.random(),
+            overwrite,
+            no_resume: rng.random(),
+        },
         1 => Request::Get {
             paths: (0..rng.random_range(0..20)).map(|_| random_path(rng)).collect(),
             compress: [
@@ -171,7 +185,12 @@ fn random_request(rng: &mut StdRng) -> Request {
             chunk_size: rng.random_range(MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE),
         },
         2 => Request::List { path: random_path(rng) },
-        _ => Request::Echo { sim_back: "loss=1%".into(), keep: rng.random(), overwrite },
+        _ => Request::Echo {
+            sim_back: "loss=1%".into(),
+            keep: rng.random(),
+            overwrite,
+            no_resume: rng.random(),
+        },
     }
 }
 

@@ -1,0 +1,166 @@
+//! Role: the journal beside a partial: which chunks were whole, and what they must look like.
+//! Owns: one open journal per file being received.
+//! Implements: docs/PROTOCOL.md, "Files" (resume).
+//!
+//! A header names the file that is being received; behind it, every chunk has a slot of its own for the CRC-32 of its
+//! plain bytes. Nothing here is ever synced, and nothing depends on the order in which a disk persists things: a
+//! header or slot counts only if its own check fits, and a chunk only if its bytes, read back, have the CRC-32 in its
+//! slot. A torn, stale or lost slot costs its chunk, never more.
+
+use super::digest::{Layout, sha256};
+use super::jail::{DirHandle, file_type, retry};
+use super::names::journal_name;
+use super::sink::{read_exact_at, write_all_at};
+use crate::codec::chunk::crc32;
+use crate::transfer::job::Meta;
+use rustix::fs::{FileType, Mode, OFlags};
+use std::fs::File;
+use std::io;
+
+/// First bytes of a journal; the last one is the version of its format.
+const MAGIC: &[u8; 8] = b"fulmarJ\x01";
+/// Bytes of the header: magic, 128 bits of the name's SHA-256, size, chunk size, mtime, zeros, CRC-32.
+pub(crate) const HEADER_BYTES: usize = 64;
+/// Bytes of a slot: the CRC-32 of the plain chunk, and a CRC-32 over the header's, the chunk's number and that.
+pub(crate) const SLOT_BYTES: usize = 8;
+/// Slots read at once.
+const READ_SLOTS: usize = 8192;
+
+/// What a journal is about: a source of another size or time is another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    header: [u8; HEADER_BYTES],
+}
+
+impl Identity {
+    /// For the file that is to be called `name`. The mode does not count: it does not change what is inside.
+    pub(crate) fn new(name: &[u8], layout: Layout, meta: &Meta) -> Self {
+        let mut header = [0; HEADER_BYTES];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..24].copy_from_slice(&sha256(name)[..16]);
+        header[24..32].copy_from_slice(&layout.size.to_le_bytes());
+        header[32..36].copy_from_slice(&layout.chunk_size.to_le_bytes());
+        header[36..40].copy_from_slice(&meta.mtime_ns.to_le_bytes());
+        header[40..48].copy_from_slice(&meta.mtime_s.to_le_bytes());
+        let check = crc32(&header[..HEADER_BYTES - 4]);
+        header[HEADER_BYTES - 4..].copy_from_slice(&check.to_le_bytes());
+        Self { header }
+    }
+
+    /// The slot of a chunk whose plain bytes have this CRC-32.
+    pub(crate) fn slot(&self, chunk: u64, crc: u32) -> [u8; SLOT_BYTES] {
+        let mut checked = [0; 16];
+        // The header's own CRC-32 keeps slots of an earlier file in the same blocks apart.
+        checked[..4].copy_from_slice(&self.header[HEADER_BYTES - 4..]);
+        checked[4..12].copy_from_slice(&chunk.to_le_bytes());
+        checked[12..].copy_from_slice(&crc.to_le_bytes());
+        let mut slot = [0; SLOT_BYTES];
+        slot[..4].copy_from_slice(&crc.to_le_bytes());
+        slot[4..].copy_from_slice(&crc32(&checked).to_le_bytes());
+        slot
+    }
+
+    /// The CRC-32 in a chunk's slot, if the slot is valid.
+    pub(crate) fn read_slot(&self, chunk: u64, slot: &[u8]) -> Option<u32> {
+        let crc = u32::from_le_bytes(slot.get(..4)?.try_into().ok()?);
+        (slot == self.slot(chunk, crc)).then_some(crc)
+    }
+}
+
+/// An open journal; the lock on its partial keeps others away from it.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    file: File,
+    identity: Identity,
+    /// Writing failed: what comes from now on is not journaled, and is sent again should this run break off.
+    failed: bool,
+}
+
+impl Journal {
+    /// Opens the journal of the file `name`. `true`: it is about this very file; otherwise (or with `anew`) it was
+    /// begun anew.
+    pub(crate) fn open(
+        dir: &DirHandle,
+        name: &[u8],
+        identity: Identity,
+        anew: bool,
+    ) -> io::Result<(Self, bool)> {
+        let file = open_private(dir, &journal_name(name))?;
+        let mut header = Vec::new();
+        let matches = !anew
+            && read_exact_at(&file, 0, HEADER_BYTES, &mut header).is_ok()
+            && header[..] == identity.header[..];
+        if !matches {
+            retry(|| rustix::fs::ftruncate(&file, 0))?;
+            write_all_at(&file, 0, &identity.header)?;
+        }
+        Ok((Self { file, identity, failed: false }, matches))
+    }
+
+    /// Notes that a chunk was written whole. That this fails is no reason to fail the file.
+    pub(crate) fn note(&mut self, chunk: u64, crc: u32) {
+        if self.failed {
+            return;
+        }
+        let at = HEADER_BYTES as u64 + chunk * SLOT_BYTES as u64;
+        if let Err(error) = write_all_at(&self.file, at, &self.identity.slot(chunk, crc)) {
+            log::debug!("a journal could not be written, so this file cannot be resumed from here: {error}");
+            self.failed = true;
+        }
+    }
+
+    /// Calls `visit` with every chunk that has a valid slot, ascending, and its CRC-32.
+    pub(crate) fn read(&self, layout: Layout, mut visit: impl FnMut(u64, u32)) {
+        let Ok(stat) = rustix::fs::fstat(&self.file) else { return };
+        let slots = (stat.st_size as u64).saturating_sub(HEADER_BYTES as u64) / SLOT_BYTES as u64;
+        let end = slots.min(layout.count());
+        let (mut chunk, mut block) = (0, Vec::new());
+        while chunk < end {
+            // A file may be announced large and never come: its journal is then one hole.
+            chunk = chunk.max(self.next_data(chunk).unwrap_or(end));
+            if chunk >= end {
+                return;
+            }
+            let slots = (end - chunk).min(READ_SLOTS as u64);
+            let at = HEADER_BYTES as u64 + chunk * SLOT_BYTES as u64;
+            if read_exact_at(&self.file, at, slots as usize * SLOT_BYTES, &mut block).is_ok() {
+                for (n, slot) in (chunk..).zip(block.chunks_exact(SLOT_BYTES)) {
+                    if let Some(crc) = self.identity.read_slot(n, slot) {
+                        visit(n, crc);
+                    }
+                }
+            }
+            chunk += slots;
+        }
+    }
+}
+
+impl Journal {
+    /// The first slot from `chunk` on that may have been written; `None` if there is none.
+    fn next_data(&self, chunk: u64) -> Option<u64> {
+        let at = HEADER_BYTES as u64 + chunk * SLOT_BYTES as u64;
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(at) => Some(at.saturating_sub(HEADER_BYTES as u64) / SLOT_BYTES as u64),
+            Err(rustix::io::Errno::NXIO) => None,
+            // A file system that cannot tell.
+            Err(_) => Some(chunk),
+        }
+    }
+}
+
+/// Opens a private file; whatever strange thing stands in its place is removed first.
+fn open_private(dir: &DirHandle, name: &[u8]) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let open = |flags| retry(|| rustix::fs::openat(dir, name, flags, mode)).map(File::from);
+    if let Ok(file) = open(flags) {
+        let stat = rustix::fs::fstat(&file)?;
+        // A hard link would let somebody else change what we believe, or us change what is somebody else's.
+        if file_type(&stat) == FileType::RegularFile && stat.st_nlink == 1 {
+            retry(|| rustix::fs::fchmod(&file, mode))?;
+            return Ok(file);
+        }
+    }
+    dir.unlink(name);
+    open(flags | OFlags::EXCL)
+}
