@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
 use super::{client, paths};
 use crate::transfer::Request;
-use crate::transfer::job::SourceRoot;
+use crate::transfer::job::{SourceRoot, StoreError, StoreErrorKind};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
@@ -40,7 +40,15 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
         // The report may name sources already.
         Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
     };
+    // Each of these must be heard of again; the contents of a directory may be nothing at all.
+    let named = roots.iter().filter(|root| !root.name.is_empty()).count() as u64;
+    let unsent = report.totals.failed;
     let ended = setup.run(request, roots, None, &mut report, Progress::new("put", output));
+    let heard = report.totals.ok + report.totals.dirs + report.totals.failed - unsent;
+    if ended.is_done() && heard < named {
+        let message = format!("only {heard} of {named} sources were confirmed: see the server's log");
+        report.failed(FileResult::default(), &StoreError { kind: StoreErrorKind::Io, message });
+    }
     Ok(report.finish(&ended))
 }
 

@@ -150,7 +150,8 @@ impl Adaptive {
         let first = !startup.started();
         match startup.on_point(now, point, &self.path, &self.loss, self.rtt, threshold) {
             Step::Pace(pace) => {
-                self.pace = if first { pace } else { self.pace.max(pace) };
+                // A pace that proves nothing (all of it was limited by the application) is no pace to go on with.
+                self.pace = if first && pace > 0.0 { pace.max(self.least()) } else { self.pace.max(pace) };
                 self.capacity = self.pace;
                 self.mode = Mode::Startup(startup);
             }

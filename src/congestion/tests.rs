@@ -422,6 +422,38 @@ fn a_little_at_a_time_proves_nothing() {
     assert!((100_000..20_000_000).contains(&rate), "{rate} bytes a second");
 }
 
+/// A small upload on a path whose datagrams turn out to be huge: more than the initial flight has left, and all of it
+/// was limited by the application, before the first feedback. The pace must not become nothing.
+#[test]
+fn feedback_that_proves_nothing_leaves_a_pace() {
+    let start = origin();
+    let mut controller = Adaptive::new(start, 1_200);
+    controller.on_mtu(65_507);
+    let packet = |number, size_bytes| PacketInfo { number, size_bytes, sent_at: start, app_limited: true };
+    let packets = [packet(0, 65_507), packet(1, 65_507)];
+    for packet in &packets {
+        controller.on_sent(packet, 131_014);
+    }
+    let rtt = Duration::from_millis(1);
+    controller.on_feedback(&FeedbackSample {
+        now: start + rtt,
+        acked: &packets,
+        lost: &[],
+        spurious: 0,
+        largest_sent_at: start,
+        largest_received_us: 1_000_000,
+        received_bytes_total: 131_014,
+        latest_rtt: Some(rtt),
+        smoothed_rtt: rtt,
+        rttvar: Duration::ZERO,
+        min_rtt: rtt,
+        bytes_in_flight: 0,
+        ce_marked: 0,
+    });
+    let rate = controller.rate_bytes_per_sec();
+    assert!(rate >= 65_507, "{rate} bytes a second");
+}
+
 #[test]
 fn own_kind_shares() {
     for (mbit, rtt, count, least) in [(100.0, 40.0, 2, 0.97), (200.0, 50.0, 2, 0.97), (100.0, 40.0, 4, 0.93)]

@@ -93,7 +93,7 @@ pub fn run(
     let driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
     let remotes = remotes.into_iter();
     let attempts = Attempts { remotes, live: Vec::new(), active: None, next_at: None, request, roots, dest };
-    Client { driver, attempts, stats: Stats::default(), observer }.run()
+    Client { driver, attempts, stats: Stats::default(), early: Vec::new(), observer }.run()
 }
 
 /// A socket that reaches the addresses, and those that it reaches.
@@ -190,6 +190,9 @@ struct Client<'a> {
     driver: Driver<Endpoint, UdpPipe>,
     attempts: Attempts,
     stats: Stats,
+    /// What sessions that have not connected yet have said, in order: data leaves before the first answer, so a
+    /// source can fail before it too. The window of the manifest bounds their number.
+    early: Vec<(SessionKey, Event)>,
     observer: &'a mut dyn Observer,
 }
 
@@ -235,11 +238,28 @@ impl Client<'_> {
                 Event::Closed(reason) => self.attempts.is_final(session, reason).then(|| reason.clone()),
                 _ => None,
             };
-            if over.is_some() || self.attempts.active == Some(session) {
-                self.observer.event(&event, &self.stats);
+            match event {
+                event if over.is_some() => {
+                    self.tell_early(session);
+                    self.observer.event(&event, &self.stats);
+                    return over;
+                }
+                event @ Event::Connected { .. } if self.attempts.active == Some(session) => {
+                    self.observer.event(&event, &self.stats);
+                    self.tell_early(session);
+                }
+                event if self.attempts.active == Some(session) => self.observer.event(&event, &self.stats),
+                event if self.attempts.active.is_none() => self.early.push((session, event)),
+                _ => {}
             }
-            if over.is_some() {
-                return over;
+        }
+    }
+
+    /// Passes on what this session said before it connected; what others said is void.
+    fn tell_early(&mut self, session: SessionKey) {
+        for (speaker, event) in std::mem::take(&mut self.early) {
+            if speaker == session {
+                self.observer.event(&event, &self.stats);
             }
         }
     }

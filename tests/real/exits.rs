@@ -252,3 +252,18 @@ fn a_shell_sees_the_codes() {
     shell.env("FULMAR_KEY_FILE", lab.path("state/fulmar/server.key"));
     assert_eq!(shell.output().expect("runs").status.code(), Some(0));
 }
+
+#[test]
+fn what_fails_before_the_first_answer_counts_too() {
+    need!(works("mkfifo", &["--version"]), "needs mkfifo");
+    let lab = Lab::new();
+    // Files leave as soon as the keys agree; the server's next word comes much later.
+    let server = lab.serve(&["--sim", "delay=300ms"]);
+    fs::create_dir(lab.path("tree")).expect("made");
+    assert!(works("mkfifo", &[lab.path("tree/pipe").to_str().expect("UTF-8")]));
+    lab.fails(&["put", "tree/.", &server.at("alone/")], 5, &["pipe"]);
+    lab.write("tree/file", "content");
+    let object = lab.json(&["put", "tree", &server.address], 5);
+    assert_eq!((&object["files_ok"], &object["files_failed"]), (&1.into(), &1.into()));
+    assert_eq!(lab.names("drop/tree"), ["file"]);
+}
