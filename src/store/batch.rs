@@ -8,11 +8,11 @@
 
 use super::SessionKey;
 use super::error::from_io;
-use super::jail::{DirHandle, permitted_mode, retry, times_of};
+use super::fs::File;
+use super::jail::{DirHandle, permitted_mode};
 use super::partial::Staged;
 use crate::transfer::job::{Done, FileId, Meta, Overwrite, StoreError};
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -232,7 +232,7 @@ impl Pending {
 
     fn sync_data(&mut self) {
         if let What::Publish { handle: Some(file), .. } = &self.what
-            && let Err(error) = retry(|| rustix::fs::fsync(file))
+            && let Err(error) = file.sync()
         {
             self.fail(&error);
         }
@@ -282,8 +282,8 @@ impl Pending {
 fn set_dir_meta(parent: &DirHandle, below: &[u8], meta: &Meta) -> io::Result<DirHandle> {
     let dir = parent.open_dir_below(below)?;
     // Times first: afterwards the mode may forbid us the directory.
-    retry(|| rustix::fs::futimens(&dir, &times_of(meta)))?;
-    retry(|| rustix::fs::fchmod(&dir, permitted_mode(meta)))?;
+    dir.set_times(meta)?;
+    dir.set_mode(permitted_mode(meta))?;
     Ok(dir)
 }
 

@@ -6,7 +6,9 @@ use super::batch::{Batch, What};
 use super::dest::{DestPlan, Space, checked};
 use super::digest::{Layout, RangeSet, sha256};
 use super::error::{busy, digest_mismatch, forbidden, from_io, refuse, wrong_kind};
-use super::jail::{DirCache, DirHandle, Jail, ensure_below, file_type, remove_tree, retry, times_of};
+use super::fs::real::RealDisk;
+use super::fs::{Disk, FileType};
+use super::jail::{DirCache, DirHandle, Jail, ensure_below, remove_tree};
 use super::journal::{Identity, Journal};
 use super::names::{check_relative, is_below, split_first, split_last};
 use super::partial::{Staged, TempNames, may_place, reserve};
@@ -21,12 +23,11 @@ use crate::transfer::MAX_CHUNK_SIZE;
 use crate::transfer::job::{
     BeginEntry, Dest, Done, EncodeBudget, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
 };
-use rustix::fs::FileType;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How a store on disk behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,11 +44,6 @@ pub struct FileOptions {
 const FIRST_SWEEP: usize = 20_000;
 /// Entries that it looks at whenever the store is idle: about a millisecond.
 const IDLE_SWEEP: usize = 500;
-
-#[allow(clippy::disallowed_methods, reason = "the age of files is told by the clock of the file system")]
-fn wall_clock() -> SystemTime {
-    SystemTime::now()
-}
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -123,9 +119,15 @@ impl FileStore {
     /// `dir` is not an existing directory, cannot be opened, or the system gives no random numbers.
     pub fn open(dir: &Path, options: FileOptions) -> Result<Self, OpenError> {
         let fail = |source| OpenError { path: dir.display().to_string(), source };
-        let jail = Jail::open(dir).map_err(fail)?;
+        let disk = RealDisk::open(dir).map_err(fail)?;
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).map_err(|e| fail(io::Error::other(e.to_string())))?;
+        Ok(Self::over(Box::new(disk), options, nonce, Encoder::new(clock)))
+    }
+
+    /// A store over any disk. `nonce` tells it apart from every other one that works in the same place.
+    pub(crate) fn over(disk: Box<dyn Disk>, options: FileOptions, nonce: [u8; 8], encoder: Encoder) -> Self {
+        let jail = Jail::over(disk);
         // What a killed process left is in nobody's way: a directory that cannot be cleaned can still be served.
         if let Err(error) = Scratch::remove_stale(&jail) {
             log::debug!("stale scratch directories could not be looked for: {error}");
@@ -133,9 +135,9 @@ impl FileStore {
         let temps = TempNames::new(nonce);
         let mut sweep = options.partial_ttl.map(|ttl| Sweep::new(ttl, temps.prefix().to_vec()));
         if let Some(sweep) = &mut sweep {
-            sweep.step(&jail, wall_clock(), FIRST_SWEEP);
+            sweep.step(&jail, jail.wall_clock(), FIRST_SWEEP);
         }
-        Ok(Self {
+        Self {
             jail,
             options,
             scratch: Scratch::new(nonce),
@@ -143,11 +145,11 @@ impl FileStore {
             sweep,
             sessions: HashMap::new(),
             open_sources: OpenSources::default(),
-            encoder: Encoder::new(clock),
+            encoder,
             dirs: DirCache::default(),
             batch: Batch::default(),
             next_target: 0,
-        })
+        }
     }
 
     fn session(&mut self, session: SessionKey) -> &mut SessionState {
@@ -212,7 +214,7 @@ impl Store for FileStore {
     fn idle(&mut self, done: &mut Answers) {
         self.batch.flush(false, done);
         if let Some(sweep) = &mut self.sweep {
-            sweep.step(&self.jail, wall_clock(), IDLE_SWEEP);
+            sweep.step(&self.jail, self.jail.wall_clock(), IDLE_SWEEP);
         }
     }
 }
@@ -407,7 +409,7 @@ impl FileStore {
         let fail = |e: io::Error| from_io(&entry.path, "cannot be made", &e);
         if !parent.make_dir(name, mode).map_err(fail)? {
             let stat = parent.stat(name).map_err(fail)?;
-            if file_type(&stat) != FileType::Directory {
+            if stat.kind != FileType::Directory {
                 let why = "a file stands where a directory is needed; rename one of them";
                 return Err(wrong_kind(&entry.path, why));
             }
@@ -431,7 +433,7 @@ impl FileStore {
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
         let staged = Staged::create_link(dir, name, &entry.target, &mut self.temps).map_err(fail)?;
         // Not every file system keeps times of links: a link without is better than none.
-        let _ = staged.set_link_times(&times_of(&entry.meta));
+        let _ = staged.set_link_times(&entry.meta);
         let what = What::Publish { staged, handle: None, locked: false, overwrite, digest: None };
         self.batch.add(session, entry.file, entry.path, what, 0);
         Ok(())
@@ -453,7 +455,7 @@ impl FileStore {
         may_place(&dir, name, overwrite, &entry.path)?;
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
         let (staged, file) = Staged::create(dir, name, &mut self.temps).map_err(fail)?;
-        let written = write_all_at(&file, 0, &inline.data).and_then(|()| set_meta(&file, &entry.meta));
+        let written = write_all_at(&*file, 0, &inline.data).and_then(|()| set_meta(&*file, &entry.meta));
         if let Err(error) = written {
             staged.discard();
             return Err(fail(error));
@@ -494,18 +496,18 @@ impl FileStore {
         let journal = if scratch { None } else { Journal::open(&staged.dir, name, identity, no_resume).ok() };
         let (journal, have) = match journal {
             Some((journal, true)) => {
-                let have = verified(&file, &journal, layout);
+                let have = verified(&*file, &journal, layout);
                 (Some(journal), have)
             }
             Some((journal, false)) => (Some(journal), RangeSet::default()),
             None => (None, RangeSet::default()),
         };
         let cut = if have.is_empty() { 0 } else { entry.size };
-        let fits = rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_size as u64 <= cut);
-        let cut = if fits { Ok(()) } else { retry(|| rustix::fs::ftruncate(&file, cut)) };
+        let fits = file.stat().is_ok_and(|stat| stat.size <= cut);
+        let cut = if fits { Ok(()) } else { file.truncate(cut) };
         let ready = cut
             .map_err(|e| from_io(&shown, "cannot be written", &e))
-            .and_then(|()| reserve(&file, entry.size, self.options.preallocate, &shown));
+            .and_then(|()| reserve(&*file, entry.size, self.options.preallocate, &shown));
         if let Err(error) = ready {
             // What is there already is worth the room that it takes: it waits until there is more.
             if have.is_empty() {

@@ -9,6 +9,7 @@ mod dest;
 mod digest;
 mod error;
 pub mod file;
+pub(crate) mod fs;
 mod jail;
 mod journal;
 pub mod memory;

@@ -4,14 +4,12 @@
 
 use super::digest::{Layout, RangeSet, Received};
 use super::error::{digest_mismatch, forbidden, from_io, refuse};
-use super::jail::DirHandle;
-use super::jail::{permitted_mode, retry, times_of};
+use super::fs::{File, FileOps};
+use super::jail::{DirHandle, permitted_mode};
 use super::journal::{Identity, Journal};
 use super::partial::Staged;
 use crate::codec::chunk::{crc32, decode_chunk};
 use crate::transfer::job::{ChunkCodec, Meta, Overwrite, StoreError, StoreErrorKind};
-use rustix::buffer::spare_capacity;
-use std::fs::File;
 use std::io;
 
 /// A file being received.
@@ -35,17 +33,17 @@ pub(crate) struct Sink {
 }
 
 /// Reads exactly `len` bytes at `offset` into `buffer`; a file that ends before is an `UnexpectedEof`.
-pub(crate) fn read_exact_at(file: &File, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+pub(crate) fn read_exact_at(
+    file: &dyn FileOps,
+    offset: u64,
+    len: usize,
+    buffer: &mut Vec<u8>,
+) -> io::Result<()> {
     buffer.clear();
     buffer.reserve_exact(len);
     // The capacity may be larger than asked for: what is read beyond is cut off again.
     while buffer.len() < len {
-        let at = offset + buffer.len() as u64;
-        let got = match rustix::io::pread(file, spare_capacity(buffer), at) {
-            Err(rustix::io::Errno::INTR) => continue,
-            other => other?,
-        };
-        if got == 0 {
+        if file.read_at(offset + buffer.len() as u64, buffer)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
@@ -54,9 +52,9 @@ pub(crate) fn read_exact_at(file: &File, offset: u64, len: usize, buffer: &mut V
 }
 
 /// Writes all of `data` at `offset`.
-pub(crate) fn write_all_at(file: &File, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+pub(crate) fn write_all_at(file: &dyn FileOps, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
-        let put = retry(|| rustix::io::pwrite(file, data, offset))?;
+        let put = file.write_at(offset, data)?;
         if put == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -97,7 +95,7 @@ impl Sink {
             let stop = end.min((chunk + 1) * chunk_size);
             if !self.received.is_whole(chunk) {
                 let piece = &data[(at - offset) as usize..(stop - offset) as usize];
-                write_all_at(&self.file, at, piece).map_err(|e| self.write_error(&e))?;
+                write_all_at(&*self.file, at, piece).map_err(|e| self.write_error(&e))?;
             }
             at = stop;
         }
@@ -111,7 +109,7 @@ impl Sink {
         }
         let (offset, len) = self.extent(chunk)?;
         let mut buffer = std::mem::take(&mut self.buffer);
-        match read_exact_at(&self.file, offset, len, &mut buffer) {
+        match read_exact_at(&*self.file, offset, len, &mut buffer) {
             Ok(()) => {}
             // Its last bytes were never written: as good as a wrong checksum.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
@@ -141,7 +139,7 @@ impl Sink {
         if plain.len() != len || crc32(&plain) != crc {
             return Ok(false);
         }
-        write_all_at(&self.file, offset, &plain).map_err(|e| self.write_error(&e))?;
+        write_all_at(&*self.file, offset, &plain).map_err(|e| self.write_error(&e))?;
         self.store(chunk, crc, &plain)?;
         Ok(true)
     }
@@ -155,7 +153,7 @@ impl Sink {
         if let Some(journal) = &mut self.journal {
             journal.note(chunk, crc);
         }
-        let file = &self.file;
+        let file = &*self.file;
         let read = |offset, len, buffer: &mut Vec<u8>| read_exact_at(file, offset, len, buffer);
         self.received.stored(chunk, plain, read).map_err(|e| self.write_error(&e))
     }
@@ -181,7 +179,7 @@ impl Sink {
 
     /// Compares the digest, and sets mode and mtime: what is left is sync and rename.
     pub(crate) fn seal(&mut self, sha256: [u8; 32]) -> Result<(), StoreError> {
-        let file = &self.file;
+        let file = &*self.file;
         let read = |offset, len, buffer: &mut Vec<u8>| read_exact_at(file, offset, len, buffer);
         match self.received.finish(read).map_err(|e| self.write_error(&e))? {
             None => {
@@ -191,7 +189,7 @@ impl Sink {
             Some(value) if value != sha256 => return Err(digest_mismatch(&self.shown)),
             Some(_) => {}
         }
-        set_meta(&self.file, &self.meta).map_err(|e| self.write_error(&e))
+        set_meta(&*self.file, &self.meta).map_err(|e| self.write_error(&e))
     }
 
     /// Gives up the hidden file and its handle, which holds the lock.
@@ -206,7 +204,7 @@ impl Sink {
 }
 
 /// The chunks that `journal` names and that are still what it says, read back from the partial.
-pub(crate) fn verified(file: &File, journal: &Journal, layout: Layout) -> RangeSet {
+pub(crate) fn verified(file: &dyn FileOps, journal: &Journal, layout: Layout) -> RangeSet {
     let (mut have, mut buffer) = (RangeSet::default(), Vec::new());
     journal.read(layout, |chunk, crc| {
         // Bytes that are missing, or that the disk cannot read, come again.
@@ -221,7 +219,7 @@ pub(crate) fn verified(file: &File, journal: &Journal, layout: Layout) -> RangeS
 }
 
 /// Sets mode and mtime of a file that is about to get its name.
-pub(crate) fn set_meta(file: &File, meta: &Meta) -> io::Result<()> {
-    retry(|| rustix::fs::fchmod(file, permitted_mode(meta)))?;
-    retry(|| rustix::fs::futimens(file, &times_of(meta)))
+pub(crate) fn set_meta(file: &dyn FileOps, meta: &Meta) -> io::Result<()> {
+    file.set_mode(permitted_mode(meta))?;
+    file.set_times(meta)
 }
