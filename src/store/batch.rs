@@ -12,7 +12,7 @@ use super::fs::File;
 use super::jail::{DirHandle, permitted_mode};
 use super::partial::Staged;
 use crate::transfer::job::{Done, FileId, Meta, Overwrite, StoreError};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ struct Pending {
 pub(crate) struct Batch {
     pending: Vec<Pending>,
     /// Directories with new entries, by identity.
-    touched: HashMap<(u64, u64), Arc<DirHandle>>,
+    touched: BTreeMap<(u64, u64), Arc<DirHandle>>,
     /// Directory and final name of what is staged.
     places: HashSet<((u64, u64), Vec<u8>)>,
     bytes: u64,
@@ -92,7 +92,7 @@ impl Default for Batch {
     fn default() -> Self {
         Self {
             pending: Vec::new(),
-            touched: HashMap::new(),
+            touched: BTreeMap::new(),
             places: HashSet::new(),
             bytes: 0,
             locked: 0,
@@ -288,7 +288,7 @@ fn set_dir_meta(parent: &DirHandle, below: &[u8], meta: &Meta) -> io::Result<Dir
 }
 
 /// Syncs each file system that has touched directories once; its entries fail if that fails.
-fn sync_file_systems(touched: &HashMap<(u64, u64), Arc<DirHandle>>, pending: &mut [Pending]) {
+fn sync_file_systems(touched: &BTreeMap<(u64, u64), Arc<DirHandle>>, pending: &mut [Pending]) {
     let mut seen: Vec<u64> = Vec::new();
     let handles: Vec<Arc<DirHandle>> =
         touched.values().cloned().chain(pending.iter().map(|entry| Arc::clone(entry.dir()))).collect();
@@ -307,7 +307,7 @@ fn sync_file_systems(touched: &HashMap<(u64, u64), Arc<DirHandle>>, pending: &mu
 
 /// Syncs directories one by one. If one fails, so do all entries of its file system: an entry depends on each
 /// directory above it, and a file system that fails is in no state to be believed.
-fn sync_dirs(touched: &HashMap<(u64, u64), Arc<DirHandle>>, ended: &[DirHandle], pending: &mut [Pending]) {
+fn sync_dirs(touched: &BTreeMap<(u64, u64), Arc<DirHandle>>, ended: &[DirHandle], pending: &mut [Pending]) {
     for dir in touched.values().map(|dir| &**dir).chain(ended) {
         if let Err(error) = dir.sync() {
             for entry in pending.iter_mut().filter(|entry| entry.dir().id.0 == dir.id.0) {

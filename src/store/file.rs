@@ -23,7 +23,7 @@ use crate::transfer::MAX_CHUNK_SIZE;
 use crate::transfer::job::{
     BeginEntry, Dest, Done, EncodeBudget, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
 };
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -79,9 +79,9 @@ struct WaitingEnd {
 #[derive(Debug, Default)]
 struct SessionState {
     walk: Walk,
-    sources: HashMap<FileId, Source>,
+    sources: BTreeMap<FileId, Source>,
     target: Option<Target>,
-    sinks: HashMap<FileId, Sink>,
+    sinks: BTreeMap<FileId, Sink>,
     waiting: Vec<WaitingEnd>,
     /// Scratch trees that it made.
     scratch: Vec<Vec<u8>>,
@@ -94,7 +94,7 @@ pub struct FileStore {
     options: FileOptions,
     scratch: Scratch,
     temps: TempNames,
-    sessions: HashMap<SessionKey, SessionState>,
+    sessions: BTreeMap<SessionKey, SessionState>,
     open_sources: OpenSources,
     encoder: Encoder,
     dirs: DirCache,
@@ -143,7 +143,7 @@ impl FileStore {
             scratch: Scratch::new(nonce),
             temps,
             sweep,
-            sessions: HashMap::new(),
+            sessions: BTreeMap::new(),
             open_sources: OpenSources::default(),
             encoder,
             dirs: DirCache::default(),
