@@ -27,6 +27,8 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+pub mod crash;
+pub mod disk;
 #[cfg(test)]
 mod tests;
 

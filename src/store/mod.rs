@@ -10,10 +10,10 @@ mod digest;
 mod error;
 pub mod file;
 pub(crate) mod fs;
-mod jail;
+pub(crate) mod jail;
 mod journal;
 pub mod memory;
-mod names;
+pub(crate) mod names;
 mod partial;
 mod scratch;
 mod sink;
@@ -22,6 +22,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod walk;
+
+pub(crate) use digest::sha256;
 
 /// Tells apart the sessions that share one store; chosen by the endpoint, never reused.
 pub type SessionKey = u64;
