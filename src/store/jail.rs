@@ -143,13 +143,19 @@ impl Jail {
         Ok((self.open_dir(parent)?, name.to_vec()))
     }
 
-    /// Opens the directory `path`, making what is missing. Directories that got new entries go to `touched`.
+    /// Opens the directory `path`, making what is missing. Every directory above it goes to `touched`: even if nothing
+    /// is missing, an earlier run may have made it and been killed before its name was durable.
     pub(crate) fn ensure_dir(&self, path: &[u8], touched: Touched<'_>) -> Result<Arc<DirHandle>, StoreError> {
         let doing = "cannot be used as the destination";
         let mut have = path;
         loop {
             match self.open_dir(have) {
                 Ok(dir) => {
+                    let mut above = have;
+                    while !above.is_empty() {
+                        above = split_last(above).0;
+                        touched(Arc::new(self.open_dir(above).map_err(|e| from_io(path, doing, &e))?));
+                    }
                     let missing = path[have.len()..].strip_prefix(b"/").unwrap_or(&path[have.len()..]);
                     return ensure_below(Arc::new(dir), missing, 0o777, path, Some(touched));
                 }
