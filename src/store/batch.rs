@@ -80,7 +80,7 @@ struct Pending {
 pub(crate) struct Batch {
     pending: Vec<Pending>,
     /// Directories with new entries, by identity.
-    touched: BTreeMap<(u64, u64), Arc<DirHandle>>,
+    touched: Dirs,
     /// Directory and final name of what is staged.
     places: HashSet<((u64, u64), Vec<u8>)>,
     bytes: u64,
@@ -92,7 +92,7 @@ impl Default for Batch {
     fn default() -> Self {
         Self {
             pending: Vec::new(),
-            touched: BTreeMap::new(),
+            touched: Dirs::new(),
             places: HashSet::new(),
             bytes: 0,
             locked: 0,
@@ -169,8 +169,9 @@ impl Batch {
         self.limit = if full { (self.limit * GROWTH).min(MAX_ENTRIES) } else { FIRST_ENTRIES };
         if self.pending.is_empty() {
             if full {
-                // Only parents of big files that are still coming: what fails here fails again at their commit.
-                sync_file_systems(&std::mem::take(&mut self.touched), &mut []);
+                // Only parents of big files that are still coming: what fails here is tried again at their commit.
+                let touched = std::mem::take(&mut self.touched);
+                self.touched = sync_file_systems(&touched, &mut []);
             }
             return;
         }
@@ -196,11 +197,12 @@ impl Batch {
             // A directory's own mode and mtime are synced like its entries.
             ended.extend(dir.filter(|_| !many_dirs));
         }
-        if many_dirs {
-            sync_file_systems(&touched, &mut pending);
+        // What could not be synced is to be synced with whatever comes next there: names depend on every one above.
+        self.touched = if many_dirs {
+            sync_file_systems(&touched, &mut pending)
         } else {
-            sync_dirs(&touched, &ended, &mut pending);
-        }
+            sync_dirs(&touched, &ended, &mut pending)
+        };
         done.extend(pending.into_iter().map(Pending::into_answer));
     }
 }
@@ -287,9 +289,14 @@ fn set_dir_meta(parent: &DirHandle, below: &[u8], meta: &Meta) -> io::Result<Dir
     Ok(dir)
 }
 
-/// Syncs each file system that has touched directories once; its entries fail if that fails.
-fn sync_file_systems(touched: &BTreeMap<(u64, u64), Arc<DirHandle>>, pending: &mut [Pending]) {
+/// Directories by identity.
+type Dirs = BTreeMap<(u64, u64), Arc<DirHandle>>;
+
+/// Syncs each file system that has touched directories once; its entries fail if that fails. Returns the touched
+/// directories on those that did.
+fn sync_file_systems(touched: &Dirs, pending: &mut [Pending]) -> Dirs {
     let mut seen: Vec<u64> = Vec::new();
+    let mut failed = Dirs::new();
     let handles: Vec<Arc<DirHandle>> =
         touched.values().cloned().chain(pending.iter().map(|entry| Arc::clone(entry.dir()))).collect();
     for dir in handles {
@@ -298,21 +305,27 @@ fn sync_file_systems(touched: &BTreeMap<(u64, u64), Arc<DirHandle>>, pending: &m
         }
         seen.push(dir.id.0);
         if let Err(error) = dir.sync_file_system() {
+            let same = touched.iter().filter(|(id, _)| id.0 == dir.id.0);
+            failed.extend(same.map(|(id, dir)| (*id, Arc::clone(dir))));
             for entry in pending.iter_mut().filter(|entry| entry.dir().id.0 == dir.id.0) {
                 entry.fail(&error);
             }
         }
     }
+    failed
 }
 
 /// Syncs directories one by one. If one fails, so do all entries of its file system: an entry depends on each
-/// directory above it, and a file system that fails is in no state to be believed.
-fn sync_dirs(touched: &BTreeMap<(u64, u64), Arc<DirHandle>>, ended: &[DirHandle], pending: &mut [Pending]) {
+/// directory above it, and a file system that fails is in no state to be believed. Returns the touched ones that failed.
+fn sync_dirs(touched: &Dirs, ended: &[DirHandle], pending: &mut [Pending]) -> Dirs {
+    let mut failed = Dirs::new();
     for dir in touched.values().map(|dir| &**dir).chain(ended) {
         if let Err(error) = dir.sync() {
+            failed.extend(touched.get_key_value(&dir.id).map(|(id, dir)| (*id, Arc::clone(dir))));
             for entry in pending.iter_mut().filter(|entry| entry.dir().id.0 == dir.id.0) {
                 entry.fail(&error);
             }
         }
     }
+    failed
 }
