@@ -105,8 +105,7 @@ impl Staged {
                     return Err(busy(shown));
                 }
                 // A file system without locks: the name alone must do.
-                Err(e) if e.raw_os_error() == Some(Errno::NOLCK.raw_os_error()) => {}
-                Err(e) if e.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {}
+                Err(e) if lacks_locks(&e) => {}
                 Err(e) => return Err(fail(e)),
             }
             // Its last holder may have given it its final name between our open and our lock.
@@ -162,6 +161,12 @@ impl Staged {
             self.dir.unlink(journal);
         }
     }
+}
+
+/// True if locking failed because the file system knows no locks.
+pub(crate) fn lacks_locks(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::NOLCK | Errno::OPNOTSUPP))
 }
 
 fn lacks_noreplace(error: &io::Error) -> bool {
