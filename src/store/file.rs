@@ -78,6 +78,8 @@ struct WaitingEnd {
 
 #[derive(Debug, Default)]
 struct SessionState {
+    /// Why the destination cannot be used: what comes for it fails for the same reason.
+    refused: Option<StoreError>,
     walk: Walk,
     sources: BTreeMap<FileId, Source>,
     target: Option<Target>,
@@ -184,6 +186,7 @@ impl Store for FileStore {
             }
             Job::SetDest(dest) => {
                 let result = self.set_dest(session, &dest);
+                self.session(session).refused = result.as_ref().err().cloned();
                 done.push((session, Done::DestSet(result)));
             }
             Job::Begin(entry) => self.begin(session, *entry, done),
@@ -356,7 +359,8 @@ impl FileStore {
     ) -> Result<(), StoreError> {
         let state = self.sessions.entry(session).or_default();
         let Some(target) = &mut state.target else {
-            return Err(refuse(StoreErrorKind::Io, &entry.path, "came before its destination was set"));
+            let early = || refuse(StoreErrorKind::Io, &entry.path, "came before its destination was set");
+            return Err(state.refused.clone().unwrap_or_else(early));
         };
         let place = target.plan.place(&entry.path, entry.kind)?;
         if entry.kind == EntryKind::DirEnd {

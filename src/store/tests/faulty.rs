@@ -1,0 +1,101 @@
+//! The store on disk over a simulated disk that fails or crashes at the wrong moment: what the crash simulation found.
+
+use super::*;
+use crate::codec::chunk::Encoder;
+use crate::sim::disk::{DiskFault, DiskFaultKind, Quirks, SimDisk};
+
+const KEY: SessionKey = 1;
+
+fn store(disk: &SimDisk) -> FileStore {
+    FileStore::over(disk.mount(), FileOptions::default(), [7; 8], Encoder::default())
+}
+
+fn run(store: &mut FileStore, job: Job) -> Vec<Done> {
+    let mut done = Vec::new();
+    store.run(KEY, job, &mut done);
+    store.idle(&mut done);
+    done.into_iter().map(|(_, done)| done).collect()
+}
+
+fn dest(location: Location) -> Job {
+    Job::SetDest(Dest {
+        location,
+        into_dir: true,
+        overwrite: Overwrite::Never,
+        no_resume: false,
+        name_prefix: Vec::new(),
+    })
+}
+
+fn small(file: u64, path: &[u8]) -> Job {
+    let data = Bytes::from_static(b"some bytes");
+    let inline = Some(Inline { sha256: sha256(&data), data });
+    Job::Begin(Box::new(BeginEntry {
+        file: FileId(file),
+        path: path.to_vec(),
+        kind: EntryKind::File,
+        meta: META,
+        size: 10,
+        chunk_size: CHUNK,
+        target: Vec::new(),
+        inline,
+    }))
+}
+
+fn committed(done: &[Done]) -> Vec<bool> {
+    let result = |d: &Done| match d {
+        Done::Committed { result, .. } => Some(result.is_ok()),
+        _ => None,
+    };
+    done.iter().filter_map(result).collect()
+}
+
+#[test]
+fn a_destination_made_by_a_killed_run_is_durable_when_the_next_one_is_done() {
+    let disk = SimDisk::new(1, Quirks::default());
+    let mut first = store(&disk);
+    run(&mut first, dest(Location::Jail(b"new/deep".to_vec())));
+    disk.kill();
+    drop(first);
+    let mut second = store(&disk);
+    run(&mut second, dest(Location::Jail(b"new/deep".to_vec())));
+    assert_eq!(committed(&run(&mut second, small(1, b"file"))), [true]);
+    assert!(disk.read_durable(b"new/deep/file").is_some());
+}
+
+#[test]
+fn a_directory_whose_sync_failed_is_synced_with_what_comes_next() {
+    for times in [1, 2] {
+        let disk = SimDisk::new(1, Quirks::default());
+        let mut store = store(&disk);
+        run(&mut store, dest(Location::Jail(b"new".to_vec())));
+        disk.add_fault(DiskFault { at_op: 0, kind: DiskFaultKind::SyncError, times });
+        assert_eq!(committed(&run(&mut store, small(1, b"one"))), [false]);
+        let two = committed(&run(&mut store, small(2, b"two")));
+        if two == [true] {
+            assert!(disk.read_durable(b"new/two").is_some());
+        }
+        assert_eq!(committed(&run(&mut store, small(3, b"three"))), [true]);
+        assert!(disk.read_durable(b"new/three").is_some());
+    }
+}
+
+#[test]
+fn what_comes_for_an_unusable_destination_fails_for_its_reason() {
+    let disk = SimDisk::new(1, Quirks::default());
+    let mut store = store(&disk);
+    disk.add_fault(DiskFault { at_op: 0, kind: DiskFaultKind::NoSpace, times: 1 });
+    run(&mut store, dest(Location::Jail(b"new".to_vec())));
+    match run(&mut store, small(1, b"file")).as_slice() {
+        [Done::Committed { result: Err(error), .. }] => assert_eq!(error.kind, StoreErrorKind::NoSpace),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn echo_works_without_locks() {
+    let disk = SimDisk::new(1, Quirks { no_locks: true, ..Quirks::default() });
+    let mut store = store(&disk);
+    let done = run(&mut store, dest(Location::Scratch(b"echo-1".to_vec())));
+    assert!(matches!(done.as_slice(), [Done::DestSet(Ok(()))]), "{done:?}");
+}
