@@ -227,6 +227,11 @@ impl Model {
         }
     }
 
+    /// A process begins: its sessions are new ones.
+    pub(super) fn forget_sessions(&mut self, node: NodeId) {
+        self.sessions.retain(|(n, _), _| *n != node);
+    }
+
     /// Something happened to a partial, or may have.
     pub(super) fn forget_stored(&mut self, node: NodeId) {
         self.stored.retain(|(n, _), _| *n != node);
@@ -251,6 +256,7 @@ impl Model {
             }
             Change::Named { path, replaced, synced } => {
                 let place = (node, path.clone());
+                self.stored.remove(&place);
                 if *replaced && self.never.contains(&place) {
                     return Err(format!("{} was replaced, against --overwrite never", text(path)));
                 }
@@ -344,7 +350,10 @@ impl Causes {
             K::SourceChanged => self.source_changed || self.source_removed || self.dest_removed,
             // A chunk that is read again, after the source has been found unchanged.
             K::DigestMismatch => self.source_changed || self.source_removed,
-            K::NotFound => self.source_removed || self.dest_removed || self.source_changed,
+            K::NotFound => {
+                let unmade = self.disks.no_space + self.disks.quota + self.disks.io_errors() > 0;
+                self.source_removed || self.dest_removed || self.source_changed || unmade
+            }
             K::Exists => self.runs > 1,
             K::Busy => self.runs > 1,
             K::WrongKind => self.two_names,

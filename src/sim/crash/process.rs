@@ -180,7 +180,8 @@ impl World<'_> {
         Ok(true)
     }
 
-    fn check_disk_changes(&mut self, i: NodeId) -> Result<(), String> {
+    /// What has happened to names that everybody sees.
+    pub(super) fn check_disk_changes(&mut self, i: NodeId) -> Result<(), String> {
         let disk = &self.nodes[i].disk;
         let (files, dirs) = disk.open_handles();
         if files + dirs > MAX_HANDLES {
@@ -189,7 +190,7 @@ impl World<'_> {
         if disk.has_changes() {
             for change in disk.take_changes() {
                 self.model.on_change(i, &change, &self.nodes[i].disk)?;
-                self.say(|| format!("node {i}: {change:?}"));
+                self.say(|| format!("node {i}: {}", change.text()));
             }
         }
         Ok(())
@@ -267,7 +268,10 @@ impl World<'_> {
                 }
             }
             Event::EntryFinished { direction, file, path, kind, sha256, error, .. } => {
-                if !p.reported.insert((session, direction == Direction::Sending, file.0)) {
+                // What never got a number, since it could not be sent, has this one.
+                if file.0 != u64::MAX
+                    && !p.reported.insert((session, direction == Direction::Sending, file.0))
+                {
                     return Err(format!("node {i}: session {session} reports file {} twice", file.0));
                 }
                 match error {
@@ -395,6 +399,7 @@ fn brief(done: &Done) -> String {
             format!("{} entries found{}", entries.len(), if *end { ", all" } else { "" })
         }
         Done::SourceDigest { file, .. } => format!("source {} read", file.0),
+        Done::Committed { file, result: Ok(_) } => format!("file {} is committed", file.0),
         other => format!("{other:?}"),
     }
 }

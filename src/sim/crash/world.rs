@@ -153,9 +153,10 @@ impl<'p> World<'p> {
         match way {
             Way::Put => (0, join(format!("up{client}").as_bytes(), path)),
             Way::Get => (client, join(b"down", path)),
+            // What is sent back comes file by file, without its directories.
             Way::Echo => {
-                let (above, name) = crate::store::names::split_last(path);
-                (client, join(b"down", &join(above, &[b"received_", name].concat())))
+                let name = crate::store::names::split_last(path).1;
+                (client, join(b"down", &[b"received_", name].concat()))
             }
         }
     }
@@ -508,6 +509,8 @@ impl<'p> World<'p> {
     /// A process or a whole machine ends at once.
     pub(super) fn crash(&mut self, node: NodeId, power: bool, pause: Duration) -> Result<(), String> {
         self.say(|| format!("node {node}: {}", if power { "power cut" } else { "killed" }));
+        // What the last operation did is there, though nobody has heard of it.
+        self.check_disk_changes(node)?;
         if power {
             self.nodes[node].disk.power_cut();
             self.model.forget_stored(node);
@@ -587,6 +590,7 @@ impl<'p> World<'p> {
     fn start_process(&mut self, i: NodeId) -> Result<(), String> {
         self.set_clock(i);
         self.nodes[i].start_at = None;
+        self.model.forget_sessions(i);
         self.nodes[i].runs += 1;
         let runs = self.nodes[i].runs;
         if i > 0 {

@@ -107,6 +107,19 @@ pub enum Change {
     Written(Vec<u8>),
 }
 
+impl Change {
+    /// For a trace.
+    pub fn text(&self) -> String {
+        let (what, path) = match self {
+            Self::Named { path, replaced: false, .. } => ("is there now", path),
+            Self::Named { path, replaced: true, .. } => ("is replaced", path),
+            Self::Removed(path) => ("is removed", path),
+            Self::Written(path) => ("is written to", path),
+        };
+        format!("{} {what}", String::from_utf8_lossy(path))
+    }
+}
+
 #[derive(Debug)]
 struct State {
     inodes: BTreeMap<Ino, Inode>,
