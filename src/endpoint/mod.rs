@@ -7,7 +7,7 @@ pub mod config;
 
 use crate::congestion::pacer::Pacer;
 use crate::session::event::{CloseReason, Event, Stats};
-use crate::session::{Session, Setup, local_params};
+use crate::session::{CopiedKeys, Session, Setup, local_params};
 use crate::store::SessionKey;
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, Done, Job, SourceRoot};
@@ -474,6 +474,11 @@ impl Endpoint {
     /// Figures of a live session (or of one whose `Closed` event has only just been polled).
     pub fn stats(&self, session: SessionKey) -> Option<Stats> {
         self.sessions.get(&session).map(|e| e.session.stats())
+    }
+
+    /// See `CopiedKeys`.
+    pub(crate) fn copied_keys(&self, session: SessionKey) -> Option<CopiedKeys> {
+        self.sessions.get(&session).map(|e| e.session.copied_keys())
     }
 
     /// Ends every session politely: CLOSE goes out with the next `poll_transmit` calls.

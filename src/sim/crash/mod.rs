@@ -44,7 +44,7 @@ pub struct Coverage {
     /// Bits flipped in memory.
     pub flips: u64,
     /// Datagrams of strangers, by `Hostile`.
-    pub hostile: [u64; 4],
+    pub hostile: [u64; 5],
     /// Datagrams that arrived.
     pub datagrams: u64,
     /// Datagrams lost.
@@ -97,7 +97,8 @@ impl Coverage {
             ("garbage datagrams", self.hostile[0]),
             ("replayed datagrams", self.hostile[1]),
             ("replayed from elsewhere", self.hostile[2]),
-            ("forged datagrams", self.hostile[3]),
+            ("datagrams with flipped bits of strangers", self.hostile[3]),
+            ("packets sealed with stale keys", self.hostile[4]),
         ];
         all.extend(self.disk.each());
         all

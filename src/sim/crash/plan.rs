@@ -92,6 +92,8 @@ pub enum Hostile {
     ReplayFromElsewhere,
     /// The same, with flipped bits.
     Mutate,
+    /// A packet that ends the session, sealed with keys that were copied at its beginning.
+    StaleKeys,
 }
 
 /// Something that goes wrong.
@@ -322,7 +324,7 @@ fn fault(r: &mut impl Rng, tasks: &[Task]) -> Fault {
     let client = 1 + r.random_range(0..tasks.len());
     let node = pick(r, &[0, client]);
     let pause = Duration::from_millis(pick(r, &[50, 500, 3000]));
-    let what = match r.random_range(0..32) {
+    let what = match r.random_range(0..34) {
         0..=2 => What::Kill { node, pause },
         3..=5 => What::PowerCut { node, pause },
         6 => What::Stop { node, pause },
@@ -369,8 +371,17 @@ fn fault(r: &mut impl Rng, tasks: &[Task]) -> Fault {
             What::SlowDisk { node, length }
         }
         _ => {
-            let how =
-                pick(r, &[Hostile::Garbage, Hostile::Replay, Hostile::ReplayFromElsewhere, Hostile::Mutate]);
+            let how = pick(
+                r,
+                &[
+                    Hostile::Garbage,
+                    Hostile::Replay,
+                    Hostile::ReplayFromElsewhere,
+                    Hostile::Mutate,
+                    Hostile::StaleKeys,
+                    Hostile::StaleKeys,
+                ],
+            );
             What::Hostile { node, how, count: pick(r, &[3, 40]) }
         }
     };

@@ -7,6 +7,7 @@ use super::world::{SentBytes, World};
 use crate::codec::chunk::Encoder;
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
+use crate::session::CopiedKeys;
 use crate::session::event::{CloseReason, Direction, Event};
 use crate::sim::disk::SimDisk;
 use crate::store::file::{FileOptions, FileStore};
@@ -45,6 +46,8 @@ pub(super) struct Process {
     closed: BTreeSet<SessionKey>,
     /// Session, whether it is sent, file.
     reported: BTreeSet<(SessionKey, bool, u64)>,
+    /// Keys that somebody copied when a session had just begun.
+    pub(super) stolen: BTreeMap<SessionKey, CopiedKeys>,
     /// Labels of the sessions (server).
     labels: BTreeMap<SessionKey, String>,
 }
@@ -68,6 +71,7 @@ impl Process {
             failures: Vec::new(),
             closed: BTreeSet::new(),
             reported: BTreeSet::new(),
+            stolen: BTreeMap::new(),
             labels: BTreeMap::new(),
         }
     }
@@ -258,6 +262,11 @@ impl World<'_> {
         let Some(p) = &mut self.nodes[i].process else { return Ok(()) };
         if p.closed.contains(&session) {
             return Err(format!("node {i}: session {session} reports after its end: {event:?}"));
+        }
+        if let Event::Connected { .. } = &event
+            && let Some(keys) = p.endpoint.copied_keys(session)
+        {
+            p.stolen.insert(session, keys);
         }
         match event {
             Event::Connected { client_id, .. } if i == 0 => {

@@ -12,6 +12,8 @@ use crate::sim::disk::SimDisk;
 use crate::store::names::join;
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, Location, Meta, Overwrite, SourceRoot};
+use crate::wire::frame::{CloseCode, Frame};
+use crate::wire::packet::ProtectedHeader;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, RngExt, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,6 +30,8 @@ const IDLE: Duration = Duration::from_secs(8);
 const CONNECT: Duration = Duration::from_secs(4);
 /// Between the failure of a command and its next run.
 const RERUN_AFTER: Duration = Duration::from_millis(300);
+/// Packets after which keys are updated: every transfer passes through some updates.
+const KEY_UPDATE_PACKETS: u64 = 25;
 /// What a session may hold in memory for what it receives, all sessions together.
 const RECEIVE_BUDGET: u64 = 1 << 20;
 /// Datagrams that strangers remember, to send them again.
@@ -49,6 +53,8 @@ pub(super) struct Machine {
     /// The client's command has succeeded.
     pub(super) done: bool,
     clock_secs: i64,
+    /// So many packets are still to be forged with its stale keys.
+    forgeries: u32,
     /// A pause that a crash in mid-operation brings.
     crash_pause: Duration,
     pub(super) slow_until: Option<Instant>,
@@ -94,6 +100,7 @@ impl<'p> World<'p> {
             runs: 0,
             done: false,
             clock_secs: 0,
+            forgeries: 0,
             crash_pause: Duration::ZERO,
             slow_until: None,
             rng: rng(plan, 200 + i as u64),
@@ -267,6 +274,9 @@ impl<'p> World<'p> {
                 && p.endpoint.poll_timeout().is_some_and(|t| t <= now)
             {
                 p.endpoint.handle_timeout(now);
+            }
+            if self.nodes[i].forgeries > 0 {
+                self.forge(i);
             }
             self.serve(i)?;
         }
@@ -474,6 +484,10 @@ impl<'p> World<'p> {
     }
 
     fn attack(&mut self, node: NodeId, how: Hostile, count: u32) {
+        if how == Hostile::StaleKeys {
+            self.nodes[node].forgeries += count;
+            return;
+        }
         let now = self.now;
         let to = self.nodes[node].addr;
         for n in 0..count {
@@ -488,7 +502,7 @@ impl<'p> World<'p> {
                     self.rng.fill_bytes(&mut bytes);
                     (bytes, elsewhere)
                 }
-                (Hostile::Replay, Some((d, from, _))) => (d, from),
+                (Hostile::Replay | Hostile::StaleKeys, Some((d, from, _))) => (d, from),
                 (Hostile::ReplayFromElsewhere, Some((d, _, _))) => (d, elsewhere),
                 (Hostile::Mutate, Some((mut d, from, _))) => {
                     if !d.is_empty() {
@@ -504,6 +518,43 @@ impl<'p> World<'p> {
             }
         }
         self.coverage.hostile[how as usize] += u64::from(count);
+    }
+
+    /// Somebody who has copied the keys of a machine's sessions at their beginning comes back with them.
+    fn forge(&mut self, node: NodeId) {
+        let Some(p) = &self.nodes[node].process else { return };
+        let (now, from) = (self.now, self.nodes[node].addr);
+        let mut forged = Vec::new();
+        for (session, stolen) in &p.stolen {
+            let Some(present) = p.endpoint.copied_keys(*session) else { continue };
+            // Until the peer has heard of the new ones, the old ones are not stale.
+            if present.first_number == stolen.first_number || !present.confirmed {
+                continue;
+            }
+            let number = present.next_number + 3;
+            let header = ProtectedHeader {
+                cid: stolen.cid,
+                truncated_number: number as u32,
+                key_phase: stolen.phase,
+                confirm: None,
+            };
+            let mut packet = Vec::new();
+            header.encode(&mut packet);
+            let start = packet.len();
+            Frame::Close { code: CloseCode::Done as u64, text: b"forged" }.encode(&mut packet);
+            stolen.keys.seal_packet(number, &mut packet, 0, start);
+            forged.push(packet);
+        }
+        self.nodes[node].forgeries = self.nodes[node].forgeries.saturating_sub(forged.len() as u32);
+        self.coverage.hostile[Hostile::StaleKeys as usize] += forged.len() as u64;
+        for packet in forged {
+            // Its receiver is told by the connection ID.
+            for i in (0..self.nodes.len()).filter(|i| *i != node && (*i == 0 || node == 0)) {
+                if let Some(p) = &mut self.nodes[i].process {
+                    p.endpoint.handle_datagram(now, from, None, &mut packet.clone());
+                }
+            }
+        }
     }
 
     /// A process or a whole machine ends at once.
@@ -580,6 +631,7 @@ impl<'p> World<'p> {
         config.session.compress = self.plan.compress;
         config.session.idle_timeout = IDLE;
         config.session.connect_timeout = CONNECT;
+        config.session.key_update_packets = Some(KEY_UPDATE_PACKETS);
         config.session.client_id = format!("client-{node}-run-{}", self.nodes[node].runs);
         if node == 0 {
             config.server = Some(ServerConfig::default());
