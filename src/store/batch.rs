@@ -180,7 +180,7 @@ impl Batch {
         let mut pending = std::mem::take(&mut self.pending);
         let touched = std::mem::take(&mut self.touched);
         (self.bytes, self.locked) = (0, 0);
-        if cfg!(planted = "name_before_sync") {
+        if crate::planted("name_before_sync") {
             pending.iter_mut().for_each(|entry| drop(entry.apply()));
         }
         if many {
@@ -195,7 +195,7 @@ impl Batch {
         let ends = pending.iter().filter(|entry| matches!(entry.what, What::End { .. })).count();
         let many_dirs = touched.len() + ends > SINGLE_DIR_SYNCS;
         let mut ended = Vec::new();
-        for entry in pending.iter_mut().filter(|_| !cfg!(planted = "name_before_sync")) {
+        for entry in pending.iter_mut().filter(|_| !crate::planted("name_before_sync")) {
             let dir = entry.apply();
             // A directory's own mode and mtime are synced like its entries.
             ended.extend(dir.filter(|_| !many_dirs));
@@ -236,7 +236,7 @@ impl Pending {
     }
 
     fn sync_data(&mut self) {
-        if cfg!(planted = "no_fsync") {
+        if crate::planted("no_fsync") {
             return;
         }
         if let What::Publish { handle: Some(file), .. } = &self.what
@@ -326,7 +326,7 @@ fn sync_file_systems(touched: &Dirs, pending: &mut [Pending]) -> Dirs {
 fn sync_dirs(touched: &Dirs, ended: &[DirHandle], pending: &mut [Pending]) -> Dirs {
     let mut failed = Dirs::new();
     for dir in touched.values().map(|dir| &**dir).chain(ended) {
-        if cfg!(planted = "no_dir_sync") {
+        if crate::planted("no_dir_sync") {
             continue;
         }
         if let Err(error) = dir.sync() {

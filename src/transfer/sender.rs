@@ -530,7 +530,7 @@ impl Sender {
         let Some(c) = o.chunked.as_mut() else { return };
         let mut resumed_bytes = 0;
         for r in ranges {
-            let end = (r.end + u64::from(cfg!(planted = "forgotten_chunk"))).min(c.chunk_count);
+            let end = (r.end + u64::from(crate::planted("forgotten_chunk"))).min(c.chunk_count);
             c.have.insert(r.start.min(end)..end);
             resumed_bytes += c.count(r.start.min(end)..end, o.size);
         }

@@ -17,6 +17,7 @@ mod world;
 
 use super::disk::DiskCounters;
 pub use plan::{Fault, FileSpec, Hostile, LinkFault, Mutation, NodeId, Plan, Task, Way, What};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How often each kind of fault has fired, and what the runs did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,10 +162,15 @@ pub struct Outcome {
     pub coverage: Coverage,
 }
 
-/// Runs a plan to its end, or to the first rule that is broken.
+/// Runs a plan to its end, or to the first rule that is broken. A panic breaks the first of all rules.
 pub fn run(plan: &Plan, trace: bool) -> Outcome {
     let mut world = world::World::new(plan, trace);
-    let result = world.run();
+    let result = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let result = result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word");
+        Err(format!("a panic: {text}"))
+    });
     world.outcome(result)
 }
 
