@@ -23,8 +23,10 @@ out=$PWD/target/planted
 mkdir -p "$out"
 printf '#!/bin/sh\nexec "$@" --cfg planted\n' > "$out/rustc"
 chmod +x "$out/rustc"
-RUSTC_WORKSPACE_WRAPPER=$out/rustc cargo build --quiet --locked --target-dir "$out/build" --example crash_sweep
-sweep=$out/build/debug/examples/crash_sweep
+# The same target directory, so that dependencies are not built again; the result is told apart by the wrapper.
+RUSTC_WORKSPACE_WRAPPER=$out/rustc cargo build --quiet --locked --example crash_sweep
+cp "${CARGO_TARGET_DIR:-target}/debug/examples/crash_sweep" "$out/crash_sweep"
+sweep=$out/crash_sweep
 
 # Without a bug there is nothing to be found: otherwise the rest proves nothing.
 if ! "$sweep" --seeds "$seeds" > "$out/none.txt" 2>&1; then

@@ -62,6 +62,8 @@ pub(super) struct Causes {
     pub(super) stopped: bool,
     pub(super) server_stopped: bool,
     pub(super) slow: bool,
+    /// Another client writes to the same names.
+    pub(super) rival: bool,
     pub(super) disks: DiskCounters,
     /// A partial of an earlier run may have two names, where renaming without replacing is done by links.
     pub(super) two_names: bool,
@@ -354,8 +356,8 @@ impl Causes {
                 let unmade = self.disks.no_space + self.disks.quota + self.disks.io_errors() > 0;
                 self.source_removed || self.dest_removed || self.source_changed || unmade
             }
-            K::Exists => self.runs > 1,
-            K::Busy => self.runs > 1,
+            K::Exists => self.runs > 1 || self.rival,
+            K::Busy => self.runs > 1 || self.rival,
             K::WrongKind => self.two_names,
             K::Permission | K::NameTooLong | K::Forbidden | K::Limit => false,
         };

@@ -47,6 +47,8 @@ pub struct Task {
     pub start: Duration,
     /// A run after a broken one uses the same port again.
     pub same_port: bool,
+    /// Uploads of other bytes under the same names go to the same place: those of the first client.
+    pub rival: bool,
 }
 
 /// Bytes of a source that somebody changes while it is read.
@@ -242,7 +244,12 @@ impl Plan {
         let r = &mut rng;
         let clients = 1 + pick(r, &[0, 0, 1, 1, 2]);
         let chunk_size = pick(r, &[1024, 4096, 4096, 16_384]);
-        let tasks: Vec<Task> = (0..clients).map(|_| task(r, chunk_size)).collect();
+        let mut tasks: Vec<Task> = (0..clients).map(|_| task(r, chunk_size)).collect();
+        if clients > 1 && tasks[0].way == Way::Put && r.random_range(0..3) == 0 {
+            let start = tasks[1].start;
+            let overwrite = pick(r, &[Overwrite::Never, Overwrite::Always]);
+            tasks[1] = Task { start, overwrite, rival: true, ..tasks[0].clone() };
+        }
         let quirks = (0..=clients).map(|_| quirks(r)).collect();
         let compress = pick(r, &[Compression::Auto, Compression::Lz4, Compression::None, Compression::None]);
         let link = Profile {
@@ -316,7 +323,7 @@ fn task(r: &mut impl Rng, chunk_size: u32) -> Task {
     }
     let overwrite = pick(r, &[Overwrite::Never, Overwrite::Never, Overwrite::Always]);
     let start = Duration::from_millis(r.random_range(0..1000));
-    Task { way, files, overwrite, start, same_port: r.random_range(0..3) == 0 }
+    Task { way, files, overwrite, start, same_port: r.random_range(0..3) == 0, rival: false }
 }
 
 fn fault(r: &mut impl Rng, tasks: &[Task]) -> Fault {

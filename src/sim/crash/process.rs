@@ -203,7 +203,7 @@ impl World<'_> {
     fn take_answers(&mut self, i: NodeId, done: Vec<(SessionKey, Done)>) -> Result<(), String> {
         let troubles = self.troubles(i);
         for (session, mut answer) in done {
-            let steady = !self.causes.iter().any(|c| c.source_changed || c.source_removed);
+            let steady = self.run_of(i, session).is_none_or(|(client, run)| self.is_steady(client, run));
             let disk = &self.nodes[i].disk;
             match &mut answer {
                 Done::Began { file, result: Ok(have) } => {
@@ -297,6 +297,15 @@ impl World<'_> {
                 let stats = p.endpoint.stats(session);
                 let sent = p.sent_bytes.get(&session).copied().unwrap_or(0);
                 if let Some(stats) = stats {
+                    // A client's datagrams are known by its label; none may count twice.
+                    let label = p.labels.get(&session).cloned();
+                    let left = label.and_then(|label| self.left.get(&label)).copied();
+                    if let Some(left) = left.filter(|left| stats.packets_received > *left) {
+                        let took = stats.packets_received;
+                        return Err(format!(
+                            "session {session} took {took} packets of {left} that were sent"
+                        ));
+                    }
                     if stats.wire_bytes_sent != sent {
                         return Err(format!(
                             "node {i}: session {session} counts {} bytes sent, the socket {sent}",
@@ -318,18 +327,25 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The client whose session this is.
-    fn client_of(&self, i: NodeId, session: SessionKey) -> Option<NodeId> {
+    /// The label of a session: that of its client's run.
+    pub(super) fn label_of(&self, i: NodeId, session: SessionKey) -> Option<String> {
         if i > 0 {
-            return Some(i);
+            return Some(label(i, self.nodes[i].runs));
         }
-        let label = self.nodes[0].process.as_ref()?.labels.get(&session)?;
-        label.split('-').nth(1)?.parse().ok().filter(|c| *c < self.nodes.len())
+        self.nodes[0].process.as_ref()?.labels.get(&session).cloned()
+    }
+
+    /// The client, and the run of its command, whose session this is.
+    fn run_of(&self, i: NodeId, session: SessionKey) -> Option<(NodeId, u32)> {
+        let label = self.label_of(i, session)?;
+        let mut parts = label.split('-');
+        let client = parts.nth(1)?.parse().ok().filter(|c| *c < self.nodes.len())?;
+        Some((client, parts.nth(1)?.parse().ok()?))
     }
 
     fn on_closed(&mut self, i: NodeId, session: SessionKey, reason: &CloseReason) -> Result<(), String> {
-        let Some(client) = self.client_of(i, session) else { return Ok(()) };
-        let mut causes = self.causes_of(client);
+        let Some((client, run)) = self.run_of(i, session) else { return Ok(()) };
+        let mut causes = self.causes_of(client, run);
         if i == 0 {
             // A client that ends its command badly says goodbye, or not even that.
             let client_gone = self.nodes[client].runs > 1 || self.nodes[client].process.is_none();
@@ -349,8 +365,8 @@ impl World<'_> {
     ) -> Result<(), String> {
         self.coverage.reported_errors += 1;
         self.say(|| format!("node {i}: session {session}: {error}"));
-        if let Some(client) = self.client_of(i, session) {
-            self.causes_of(client).explain(&error).map_err(|e| format!("node {i}: {e}"))?;
+        if let Some((client, run)) = self.run_of(i, session) {
+            self.causes_of(client, run).explain(&error).map_err(|e| format!("node {i}: {e}"))?;
         }
         if let Some(p) = &mut self.nodes[i].process
             && p.key == Some(session)
@@ -368,13 +384,13 @@ impl World<'_> {
         path: &[u8],
         sha256: Option<[u8; 32]>,
     ) -> Result<(), String> {
-        let Some(client) = self.client_of(i, session) else { return Ok(()) };
+        let Some((client, _)) = self.run_of(i, session) else { return Ok(()) };
         let way = self.plan.tasks[client - 1].way;
         // What the way to the server and back leaves there is nobody's.
         if way == Way::Echo && (direction == Direction::Sending) == (i > 0) {
             return Ok(());
         }
-        let place = Self::place_of(client, way, path);
+        let place = self.place_of(client, way, path);
         if self.causes[client].dest_removed && !self.nodes[place.0].disk.has(&place.1) {
             return Ok(());
         }
@@ -401,6 +417,11 @@ impl World<'_> {
 
 /// As `world::RECEIVE_BUDGET`.
 const RECEIVE_SHARE: u64 = 1 << 20;
+
+/// What a client calls itself in a run of its command.
+pub(super) fn label(client: NodeId, run: u32) -> String {
+    format!("client-{client}-run-{run}")
+}
 
 fn brief(done: &Done) -> String {
     match done {

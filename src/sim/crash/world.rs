@@ -78,6 +78,11 @@ pub(super) struct World<'p> {
     rng: Xoshiro256PlusPlus,
     /// Labels of sessions that a server has admitted.
     pub(super) admitted: BTreeSet<String>,
+    /// When the runs of the commands began, and when somebody last changed a source, by client.
+    run_began: BTreeMap<(NodeId, u32), Instant>,
+    mutated_at: BTreeMap<NodeId, Instant>,
+    /// Datagrams that left a client, by the label of its run.
+    pub(super) left: BTreeMap<String, u64>,
     pub(super) coverage: Coverage,
     pub(super) trace: Option<Vec<String>>,
     mutations: u32,
@@ -124,12 +129,17 @@ impl<'p> World<'p> {
             seen: VecDeque::new(),
             rng: rng(plan, 400),
             admitted: BTreeSet::new(),
+            run_began: BTreeMap::new(),
+            mutated_at: BTreeMap::new(),
+            left: BTreeMap::new(),
             coverage: Coverage::default(),
             trace: trace.then(Vec::new),
             mutations: 0,
             buf: Vec::new(),
         };
         for (i, task) in plan.tasks.iter().enumerate() {
+            let rivals = plan.tasks.iter().any(|t| t.rival);
+            world.causes[i + 1].rival = rivals && (i == 0 || task.rival);
             for file in &task.files {
                 world.make_source(i + 1, task, file);
             }
@@ -156,9 +166,15 @@ impl<'p> World<'p> {
         }
     }
 
-    pub(super) fn place_of(client: NodeId, way: Way, path: &[u8]) -> Place {
+    /// The directory on the server that a client uploads to.
+    fn upload_dir(&self, client: NodeId) -> Vec<u8> {
+        let owner = if self.plan.tasks[client - 1].rival { 1 } else { client };
+        format!("up{owner}").into_bytes()
+    }
+
+    pub(super) fn place_of(&self, client: NodeId, way: Way, path: &[u8]) -> Place {
         match way {
-            Way::Put => (0, join(format!("up{client}").as_bytes(), path)),
+            Way::Put => (0, join(&self.upload_dir(client), path)),
             Way::Get => (client, join(b"down", path)),
             // What is sent back comes file by file, without its directories.
             Way::Echo => {
@@ -190,8 +206,10 @@ impl<'p> World<'p> {
         let meta = Meta { mode, mtime_s: 1_600_000_000, mtime_ns: self.rng.random_range(0..1_000_000_000) };
         let (node, path) = Self::source_of(client, task.way, file);
         self.nodes[node].disk.insert(&path, bytes.clone(), meta);
-        let place = Self::place_of(client, task.way, &Self::manifest_path(client, task.way, file));
-        if is_never(task.overwrite) || task.way != Way::Put {
+        let place = self.place_of(client, task.way, &Self::manifest_path(client, task.way, file));
+        let always = |t: &Task| t.way == Way::Put && !is_never(t.overwrite);
+        let shared = self.causes[client].rival;
+        if !always(task) && !(shared && self.plan.tasks.iter().any(always)) {
             self.model.never.insert(place.clone());
         }
         self.model.owner.insert(place.clone(), client);
@@ -323,6 +341,10 @@ impl<'p> World<'p> {
             let client = if i == 0 { self.nodes.iter().position(|n| n.addr == t.remote) } else { Some(i) };
             let Some(client) = client.filter(|c| *c > 0) else { continue };
             let way = usize::from(i == 0);
+            if i > 0 {
+                let count = t.size.div_ceil(t.segment_size.unwrap_or(t.size).max(1)) as u64;
+                *self.left.entry(super::process::label(i, self.nodes[i].runs)).or_default() += count;
+            }
             for datagram in self.buf[..t.size].chunks(t.segment_size.unwrap_or(t.size).max(1)) {
                 self.links[client - 1][way].submit(self.now, datagram, (t.remote, from));
             }
@@ -346,6 +368,7 @@ impl<'p> World<'p> {
                 let (node, path) = Self::source_of(i + 1, task.way, file);
                 if self.nodes[node].disk.read(&path).is_none() {
                     self.make_source(i + 1, task, file);
+                    self.mutated_at.insert(i + 1, self.now);
                 }
             }
         }
@@ -425,7 +448,7 @@ impl<'p> World<'p> {
             What::Mutate { client, file, how } => self.mutate(client, file, how),
             What::RemoveDest { client } => {
                 let way = self.plan.tasks[client - 1].way;
-                let (node, path) = Self::place_of(client, way, b"");
+                let (node, path) = self.place_of(client, way, b"");
                 let dir = crate::store::names::split_first(&path).0.to_vec();
                 self.nodes[node].disk.remove(&dir);
                 self.model.forget_below(node, &dir);
@@ -469,6 +492,7 @@ impl<'p> World<'p> {
             M::Remove => {
                 disk.remove(&path);
                 self.causes[client].source_removed = true;
+                self.mutated_at.insert(client, self.now);
                 self.coverage.mutations += 1;
                 return;
             }
@@ -478,8 +502,9 @@ impl<'p> World<'p> {
             _ => disk.alter(&path, |b| b.clone_from(&bytes), meta),
         }
         self.causes[client].source_changed = true;
+        self.mutated_at.insert(client, self.now);
         self.coverage.mutations += 1;
-        let place = Self::place_of(client, task.way, &Self::manifest_path(client, task.way, file));
+        let place = self.place_of(client, task.way, &Self::manifest_path(client, task.way, file));
         self.model.expected.entry(place).or_default().push(Version::new(bytes, meta));
     }
 
@@ -632,7 +657,7 @@ impl<'p> World<'p> {
         config.session.idle_timeout = IDLE;
         config.session.connect_timeout = CONNECT;
         config.session.key_update_packets = Some(KEY_UPDATE_PACKETS);
-        config.session.client_id = format!("client-{node}-run-{}", self.nodes[node].runs);
+        config.session.client_id = super::process::label(node, self.nodes[node].runs);
         if node == 0 {
             config.server = Some(ServerConfig::default());
         }
@@ -647,6 +672,7 @@ impl<'p> World<'p> {
         let runs = self.nodes[i].runs;
         if i > 0 {
             self.causes[i].runs = runs;
+            self.run_began.insert((i, runs), self.now);
             if !self.plan.tasks[i - 1].same_port {
                 self.nodes[i].addr.set_port(PORT + 7 * (runs as u16 % 5000));
             }
@@ -678,7 +704,7 @@ impl<'p> World<'p> {
         };
         let (request, roots, dest) = match task.way {
             Way::Put => {
-                let dest = format!("up{client}").into_bytes();
+                let dest = self.upload_dir(client);
                 (Request::Put { dest, into_dir: true, overwrite, no_resume: false }, local(), None)
             }
             Way::Get => {
@@ -706,7 +732,7 @@ impl<'p> World<'p> {
         let failures = p.failures.clone();
         let task = &self.plan.tasks[client - 1];
         let missing = task.files.iter().find(|file| {
-            let place = Self::place_of(client, task.way, &Self::manifest_path(client, task.way, file));
+            let place = self.place_of(client, task.way, &Self::manifest_path(client, task.way, file));
             !self.model.is_delivered(&place, &self.nodes[place.0].disk)
         });
         if complete && let Some(file) = missing.filter(|_| !self.causes[client].dest_removed) {
@@ -783,12 +809,23 @@ impl<'p> World<'p> {
         c.io_errors() + c.no_space + c.quota + c.power_cuts + c.rotten
     }
 
-    /// Which client a place or address belongs to, and what has happened to it.
-    pub(super) fn causes_of(&self, client: NodeId) -> Causes {
+    /// What has happened that concerns a run of a client's command.
+    pub(super) fn causes_of(&self, client: NodeId, run: u32) -> Causes {
         let mut causes = self.causes[client];
         causes.disks.add(&self.nodes[0].disk.counters());
         causes.disks.add(&self.nodes[client].disk.counters());
+        if self.is_steady(client, run) {
+            (causes.source_changed, causes.source_removed) = (false, false);
+        }
         causes
+    }
+
+    /// True if nobody has changed the source since this run began. A source that comes back when everything heals
+    /// has changed too.
+    pub(super) fn is_steady(&self, client: NodeId, run: u32) -> bool {
+        let began = self.run_began.get(&(client, run));
+        let mutated = self.mutated_at.get(&client);
+        mutated.is_none_or(|at| began.is_some_and(|began| at < began))
     }
 }
 
