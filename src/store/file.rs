@@ -495,6 +495,10 @@ impl FileStore {
         let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
         let identity = Identity::new(name, layout, &entry.meta);
         self.take_over(session, &dir, name, identity, done);
+        // Where the file system knows no locks, at least the sessions of this process are kept apart.
+        if self.sessions.values().any(|state| state.sinks.values().any(|sink| sink.is_at(&dir, name))) {
+            return Err(busy(&shown));
+        }
         let (staged, file) = Staged::open_partial(dir, name, &shown)?;
         // A copy in scratch space goes with its session: there is nothing to come back to.
         let journal = if scratch { None } else { Journal::open(&staged.dir, name, identity, no_resume).ok() };

@@ -166,10 +166,15 @@ impl Sink {
         from_io(&self.shown, "cannot be written", error)
     }
 
+    /// True if it is on its way to this name.
+    pub(crate) fn is_at(&self, dir: &DirHandle, name: &[u8]) -> bool {
+        self.staged.dir.id == dir.id && self.staged.name == name
+    }
+
     /// True if this is the same file, from the same source, on its way to the same name.
     pub(crate) fn is_for(&self, dir: &DirHandle, name: &[u8], identity: Identity) -> bool {
         let own = || Identity::new(&self.staged.name, self.received.layout, &self.meta);
-        self.staged.dir.id == dir.id && self.staged.name == name && own() == identity
+        self.is_at(dir, name) && own() == identity
     }
 
     /// True if every chunk is whole.

@@ -99,3 +99,34 @@ fn echo_works_without_locks() {
     let done = run(&mut store, dest(Location::Scratch(b"echo-1".to_vec())));
     assert!(matches!(done.as_slice(), [Done::DestSet(Ok(()))]), "{done:?}");
 }
+
+fn big(file: u64, mtime_s: i64) -> Job {
+    Job::Begin(Box::new(BeginEntry {
+        file: FileId(file),
+        path: b"big".to_vec(),
+        kind: EntryKind::File,
+        meta: Meta { mtime_s, ..META },
+        size: 3000,
+        chunk_size: CHUNK,
+        target: Vec::new(),
+        inline: None,
+    }))
+}
+
+#[test]
+fn two_writers_are_kept_apart_without_locks() {
+    let disk = SimDisk::new(1, Quirks { no_locks: true, ..Quirks::default() });
+    let mut store = store(&disk);
+    let began = |store: &mut FileStore, session, job| {
+        let mut done = Vec::new();
+        store.run(session, dest(Location::Jail(b"new".to_vec())), &mut done);
+        store.run(session, job, &mut done);
+        match done.pop() {
+            Some((_, Done::Began { result, .. })) => result.map_err(|e| e.kind),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(began(&mut store, 1, big(1, 1)), Ok(vec![]));
+    assert_eq!(began(&mut store, 2, big(1, 2)), Err(StoreErrorKind::Busy), "another file");
+    assert_eq!(began(&mut store, 3, big(1, 1)), Ok(vec![]), "the same file takes over");
+}
