@@ -453,6 +453,8 @@ impl<'p> World<'p> {
                 self.nodes[node].disk.remove(&dir);
                 self.model.forget_below(node, &dir);
                 self.causes[client].dest_removed = true;
+                let rival = self.causes[client].rival;
+                self.causes.iter_mut().for_each(|c| c.dest_removed |= c.rival && rival);
                 self.coverage.removed_dirs += 1;
             }
             What::SlowDisk { node, length } => {
