@@ -82,7 +82,7 @@ fn sweep(a: &Arguments) -> ExitCode {
     let started = Instant::now();
     let next = AtomicU64::new(a.from);
     let stop = AtomicBool::new(false);
-    let total: Mutex<(Coverage, Vec<(u64, String)>, u64)> = Mutex::default();
+    let total = Mutex::new((Coverage::default(), Vec::new(), 0));
     std::thread::scope(|scope| {
         for _ in 0..a.threads {
             scope.spawn(|| {

@@ -13,6 +13,7 @@ mod plan;
 mod process;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod world;
 
 use super::disk::DiskCounters;

@@ -62,6 +62,8 @@ pub(super) struct Causes {
     pub(super) stopped: bool,
     pub(super) server_stopped: bool,
     pub(super) slow: bool,
+    /// Checked bytes of a partial have rotted before they were hashed.
+    pub(super) rotten: bool,
     /// Another client writes to the same names.
     pub(super) rival: bool,
     pub(super) disks: DiskCounters,
@@ -234,6 +236,16 @@ impl Model {
         self.sessions.retain(|(n, _), _| *n != node);
     }
 
+    /// The offset of a byte in a partial whose chunk was checked and, since one before it is missing, not hashed yet:
+    /// if it rots now, only the digest of the whole file can tell.
+    pub(super) fn unhashed(&self, node: NodeId) -> Option<(Place, Vec<u8>, usize)> {
+        self.stored.iter().filter(|((n, _), _)| *n == node).find_map(|(place, stored)| {
+            let gap = (0..).find(|chunk| !stored.chunks.contains(chunk))?;
+            let chunk = stored.chunks.range(gap..).next()?;
+            Some((place.clone(), Self::partial(place), (chunk * stored.chunk_size) as usize))
+        })
+    }
+
     /// Something happened to a partial, or may have.
     pub(super) fn forget_stored(&mut self, node: NodeId) {
         self.stored.retain(|(n, _), _| *n != node);
@@ -351,7 +363,7 @@ impl Causes {
             K::Quota => self.disks.quota > 0,
             K::SourceChanged => self.source_changed || self.source_removed || self.dest_removed,
             // A chunk that is read again, after the source has been found unchanged.
-            K::DigestMismatch => self.source_changed || self.source_removed,
+            K::DigestMismatch => self.source_changed || self.source_removed || self.rotten,
             K::NotFound => {
                 let unmade = self.disks.no_space + self.disks.quota + self.disks.io_errors() > 0;
                 self.source_removed || self.dest_removed || self.source_changed || unmade

@@ -131,7 +131,7 @@ pub enum What {
         /// How long the machine is away if the fault is a crash.
         pause: Duration,
     },
-    /// A bit of a partial or journal flips the next time that nobody has them open.
+    /// A bit of a partial or journal flips: where it is not hashed yet, or, after a kill, anywhere.
     Rot {
         /// Whose disk.
         node: NodeId,
@@ -331,7 +331,7 @@ fn fault(r: &mut impl Rng, tasks: &[Task]) -> Fault {
     let client = 1 + r.random_range(0..tasks.len());
     let node = pick(r, &[0, client]);
     let pause = Duration::from_millis(pick(r, &[50, 500, 3000]));
-    let what = match r.random_range(0..34) {
+    let what = match r.random_range(0..36) {
         0..=2 => What::Kill { node, pause },
         3..=5 => What::PowerCut { node, pause },
         6 => What::Stop { node, pause },
@@ -341,7 +341,7 @@ fn fault(r: &mut impl Rng, tasks: &[Task]) -> Fault {
             What::Disk { node, fault, pause }
         }
         12..=16 => What::Disk { node, fault: disk_fault(r), pause },
-        17 => What::Rot { node, at: r.next_u64() },
+        17 | 34..36 => What::Rot { node, at: r.next_u64() },
         18..=19 => What::Flip { node, nth: r.random_range(0..60) },
         20..=23 => {
             let fault = pick(

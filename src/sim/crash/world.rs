@@ -3,17 +3,15 @@
 //! Implements: docs/SIMULATION.md, "Crashes and faults".
 
 use super::model::{Causes, Model, Place, Version, is_never};
-use super::plan::{Fault, FileSpec, Hostile, LinkFault, NodeId, Plan, Task, Way, What};
+use super::plan::{FileSpec, LinkFault, NodeId, Plan, Task, Way};
 use super::process::Process;
 use super::{Coverage, Outcome};
 use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig};
-use crate::impair::{Impairment, Profile, derive_seed};
+use crate::impair::{Impairment, derive_seed};
 use crate::sim::disk::SimDisk;
 use crate::store::names::join;
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, Location, Meta, Overwrite, SourceRoot};
-use crate::wire::frame::{CloseCode, Frame};
-use crate::wire::packet::ProtectedHeader;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, RngExt, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,7 +24,7 @@ const PORT: u16 = 5770;
 /// for sessions of its predecessors that the server has not given up yet.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Idle and connect time-outs of the sessions: shorter than the defaults, so that runs are short.
-const IDLE: Duration = Duration::from_secs(8);
+pub(super) const IDLE: Duration = Duration::from_secs(8);
 const CONNECT: Duration = Duration::from_secs(4);
 /// Between the failure of a command and its next run.
 const RERUN_AFTER: Duration = Duration::from_millis(300);
@@ -52,40 +50,40 @@ pub(super) struct Machine {
     pub(super) runs: u32,
     /// The client's command has succeeded.
     pub(super) done: bool,
-    clock_secs: i64,
+    pub(super) clock_secs: i64,
     /// So many packets are still to be forged with its stale keys.
-    forgeries: u32,
+    pub(super) forgeries: u32,
     /// A pause that a crash in mid-operation brings.
-    crash_pause: Duration,
+    pub(super) crash_pause: Duration,
     pub(super) slow_until: Option<Instant>,
-    rng: Xoshiro256PlusPlus,
+    pub(super) rng: Xoshiro256PlusPlus,
 }
 
 /// One run.
 pub(super) struct World<'p> {
     pub(super) plan: &'p Plan,
-    start: Instant,
+    pub(super) start: Instant,
     pub(super) now: Instant,
     pub(super) nodes: Vec<Machine>,
-    links: Vec<[Impairment<(SocketAddr, SocketAddr)>; 2]>,
-    link_faults: Vec<(NodeId, LinkFault, Instant)>,
+    pub(super) links: Vec<[Impairment<(SocketAddr, SocketAddr)>; 2]>,
+    pub(super) link_faults: Vec<(NodeId, LinkFault, Instant)>,
     next_fault: usize,
-    healed: bool,
+    pub(super) healed: bool,
     pub(super) model: Model,
     /// Per client.
     pub(super) causes: Vec<Causes>,
-    seen: VecDeque<(Vec<u8>, SocketAddr, SocketAddr)>,
-    rng: Xoshiro256PlusPlus,
+    pub(super) seen: VecDeque<(Vec<u8>, SocketAddr, SocketAddr)>,
+    pub(super) rng: Xoshiro256PlusPlus,
     /// Labels of sessions that a server has admitted.
     pub(super) admitted: BTreeSet<String>,
     /// When the runs of the commands began, and when somebody last changed a source, by client.
     run_began: BTreeMap<(NodeId, u32), Instant>,
-    mutated_at: BTreeMap<NodeId, Instant>,
+    pub(super) mutated_at: BTreeMap<NodeId, Instant>,
     /// Datagrams that left a client, by the label of its run.
     pub(super) left: BTreeMap<String, u64>,
     pub(super) coverage: Coverage,
     pub(super) trace: Option<Vec<String>>,
-    mutations: u32,
+    pub(super) mutations: u32,
     buf: Vec<u8>,
 }
 
@@ -159,7 +157,7 @@ impl<'p> World<'p> {
     }
 
     /// Where a task's source lies, and where its files arrive.
-    fn source_of(client: NodeId, way: Way, file: &FileSpec) -> Place {
+    pub(super) fn source_of(client: NodeId, way: Way, file: &FileSpec) -> Place {
         match way {
             Way::Get => (0, join(format!("pub{client}").as_bytes(), &file.path)),
             Way::Put | Way::Echo => (client, join(b"out", &file.path)),
@@ -185,14 +183,14 @@ impl<'p> World<'p> {
     }
 
     /// The manifest path of a file.
-    fn manifest_path(client: NodeId, way: Way, file: &FileSpec) -> Vec<u8> {
+    pub(super) fn manifest_path(client: NodeId, way: Way, file: &FileSpec) -> Vec<u8> {
         match way {
             Way::Get => join(format!("pub{client}").as_bytes(), &file.path),
             Way::Put | Way::Echo => join(b"out", &file.path),
         }
     }
 
-    fn make_source(&mut self, client: NodeId, task: &Task, file: &FileSpec) {
+    pub(super) fn make_source(&mut self, client: NodeId, task: &Task, file: &FileSpec) {
         let mut bytes = vec![0; file.bytes];
         if file.compressible {
             for (n, line) in bytes.chunks_mut(40).enumerate() {
@@ -209,7 +207,8 @@ impl<'p> World<'p> {
         let place = self.place_of(client, task.way, &Self::manifest_path(client, task.way, file));
         let always = |t: &Task| t.way == Way::Put && !is_never(t.overwrite);
         let shared = self.causes[client].rival;
-        if !always(task) && !(shared && self.plan.tasks.iter().any(always)) {
+        let replaced = always(task) || shared && self.plan.tasks.iter().any(always);
+        if !replaced {
             self.model.never.insert(place.clone());
         }
         self.model.owner.insert(place.clone(), client);
@@ -349,301 +348,6 @@ impl<'p> World<'p> {
                 self.links[client - 1][way].submit(self.now, datagram, (t.remote, from));
             }
         }
-    }
-
-    fn heal(&mut self) {
-        self.say(|| "everything heals".into());
-        self.healed = true;
-        self.link_faults.clear();
-        for client in 1..self.nodes.len() {
-            self.apply_link(client);
-        }
-        for node in &mut self.nodes {
-            node.disk.heal();
-            node.slow_until = None;
-        }
-        // Sources that somebody took away are there again.
-        for (i, task) in self.plan.tasks.iter().enumerate() {
-            for file in &task.files {
-                let (node, path) = Self::source_of(i + 1, task.way, file);
-                if self.nodes[node].disk.read(&path).is_none() {
-                    self.make_source(i + 1, task, file);
-                    self.mutated_at.insert(i + 1, self.now);
-                }
-            }
-        }
-    }
-
-    fn update_links(&mut self) {
-        let now = self.now;
-        let ended: Vec<NodeId> =
-            self.link_faults.iter().filter(|(_, _, until)| *until <= now).map(|(c, _, _)| *c).collect();
-        self.link_faults.retain(|(_, _, until)| *until > now);
-        for client in ended {
-            self.apply_link(client);
-        }
-    }
-
-    fn apply_link(&mut self, client: NodeId) {
-        let mut ways = [self.plan.link.clone(), self.plan.link.clone()];
-        let dead = |p: &mut Profile| p.loss = 1.0;
-        for (_, fault, _) in self.link_faults.iter().filter(|(c, _, _)| *c == client) {
-            match fault {
-                LinkFault::Partition => ways.iter_mut().for_each(dead),
-                LinkFault::DeafServer => dead(&mut ways[0]),
-                LinkFault::DeafClient => dead(&mut ways[1]),
-                LinkFault::Lossy => ways.iter_mut().for_each(|p| (p.loss, p.burst) = (p.loss.max(0.3), 5.0)),
-                LinkFault::Corrupting => ways.iter_mut().for_each(|p| p.corrupt = 0.3),
-                LinkFault::Unruly => ways.iter_mut().for_each(|p| {
-                    (p.duplicate, p.reorder, p.jitter) = (0.4, 0.4, Duration::from_millis(40));
-                }),
-            }
-        }
-        let [up, down] = ways;
-        self.links[client - 1][0].set_profile(up, self.now);
-        self.links[client - 1][1].set_profile(down, self.now);
-    }
-
-    /// A fault's time has come.
-    fn strike(&mut self, fault: &Fault) -> Result<(), String> {
-        self.say(|| format!("FAULT {:?}", fault.what));
-        match fault.what {
-            What::Kill { node, pause } => self.crash(node, false, pause)?,
-            What::PowerCut { node, pause } => self.crash(node, true, pause)?,
-            What::Stop { node, pause } => self.stop(node, pause)?,
-            What::Disk { node, fault, pause } => {
-                self.nodes[node].crash_pause = pause;
-                self.nodes[node].disk.add_fault(fault);
-            }
-            What::Rot { node, at } => {
-                // Nobody can tell rot under an open file from a write by somebody else.
-                if self.nodes[node].process.is_some() {
-                    self.crash(node, false, Duration::from_millis(50))?;
-                }
-                self.nodes[node].disk.rot(at);
-                self.model.forget_stored(node);
-            }
-            What::Flip { node, nth } => {
-                if let Some(p) = &mut self.nodes[node].process {
-                    p.flips.push(nth);
-                }
-            }
-            What::Link { client, fault, length } => {
-                self.link_faults.push((client, fault, self.now + length));
-                self.causes[client].link = true;
-                self.coverage.link[fault as usize] += 1;
-                self.apply_link(client);
-            }
-            What::Move { client } => {
-                let addr = &mut self.nodes[client].addr;
-                addr.set_port(addr.port() + 1000);
-                self.coverage.moves += 1;
-            }
-            What::Clock { node, by_secs } => {
-                self.nodes[node].clock_secs += by_secs;
-                self.set_clock(node);
-                self.model.forget_stored(node);
-                self.coverage.clock_steps += 1;
-            }
-            What::Mutate { client, file, how } => self.mutate(client, file, how),
-            What::RemoveDest { client } => {
-                let way = self.plan.tasks[client - 1].way;
-                let (node, path) = self.place_of(client, way, b"");
-                let dir = crate::store::names::split_first(&path).0.to_vec();
-                self.nodes[node].disk.remove(&dir);
-                self.model.forget_below(node, &dir);
-                self.causes[client].dest_removed = true;
-                let rival = self.causes[client].rival;
-                self.causes.iter_mut().for_each(|c| c.dest_removed |= c.rival && rival);
-                self.coverage.removed_dirs += 1;
-            }
-            What::SlowDisk { node, length } => {
-                self.nodes[node].slow_until = Some(self.now + length);
-                self.causes.iter_mut().for_each(|c| c.slow |= length > IDLE / 2);
-                self.coverage.slow_disks += 1;
-            }
-            What::Hostile { node, how, count } => self.attack(node, how, count),
-        }
-        Ok(())
-    }
-
-    fn set_clock(&mut self, node: NodeId) {
-        let elapsed = self.elapsed();
-        let n = &self.nodes[node];
-        // Far enough from 1970 for every step back.
-        let secs = (i64::from(u32::MAX) / 8 + n.clock_secs).max(0) as u64;
-        n.disk.set_now(Duration::from_secs(secs) + elapsed);
-    }
-
-    fn mutate(&mut self, client: NodeId, file: usize, how: super::plan::Mutation) {
-        use super::plan::Mutation as M;
-        let task = &self.plan.tasks[client - 1];
-        let file = &task.files[file.min(task.files.len() - 1)];
-        let (node, path) = Self::source_of(client, task.way, file);
-        let Some(seen) = self.nodes[node].disk.read(&path) else { return };
-        self.mutations += 1;
-        // Every change has a time of its own, as on a file system with fine timestamps.
-        let meta = Meta { mtime_s: 1_650_000_000 + i64::from(self.mutations), ..seen.meta };
-        let mut bytes = seen.bytes;
-        let disk = &self.nodes[node].disk;
-        match how {
-            M::Truncate => bytes.truncate(bytes.len() / 2),
-            M::Grow => bytes.extend_from_slice(b"and something more, at the end"),
-            M::Change => bytes.iter_mut().take(1).for_each(|b| *b ^= 1),
-            M::Replace => bytes.iter_mut().for_each(|b| *b = b.wrapping_add(1)),
-            M::Remove => {
-                disk.remove(&path);
-                self.causes[client].source_removed = true;
-                self.mutated_at.insert(client, self.now);
-                self.coverage.mutations += 1;
-                return;
-            }
-        }
-        match how {
-            M::Replace => disk.insert(&path, bytes.clone(), meta),
-            _ => disk.alter(&path, |b| b.clone_from(&bytes), meta),
-        }
-        self.causes[client].source_changed = true;
-        self.mutated_at.insert(client, self.now);
-        self.coverage.mutations += 1;
-        let place = self.place_of(client, task.way, &Self::manifest_path(client, task.way, file));
-        self.model.expected.entry(place).or_default().push(Version::new(bytes, meta));
-    }
-
-    fn attack(&mut self, node: NodeId, how: Hostile, count: u32) {
-        if how == Hostile::StaleKeys {
-            self.nodes[node].forgeries += count;
-            return;
-        }
-        let now = self.now;
-        let to = self.nodes[node].addr;
-        for n in 0..count {
-            let elsewhere = SocketAddr::from((Ipv4Addr::new(10, 6, 6, 6), 666 + n as u16));
-            let known = (!self.seen.is_empty()).then(|| {
-                let at = self.rng.random_range(0..self.seen.len());
-                self.seen[at].clone()
-            });
-            let (mut datagram, from) = match (how, known) {
-                (Hostile::Garbage, _) | (_, None) => {
-                    let mut bytes = vec![0; self.rng.random_range(0..1400)];
-                    self.rng.fill_bytes(&mut bytes);
-                    (bytes, elsewhere)
-                }
-                (Hostile::Replay | Hostile::StaleKeys, Some((d, from, _))) => (d, from),
-                (Hostile::ReplayFromElsewhere, Some((d, _, _))) => (d, elsewhere),
-                (Hostile::Mutate, Some((mut d, from, _))) => {
-                    if !d.is_empty() {
-                        let at = self.rng.random_range(0..d.len());
-                        d[at] ^= 1 << self.rng.random_range(0..8);
-                    }
-                    (d, from)
-                }
-            };
-            // Nobody but the attacker himself may be talked to from there.
-            if let Some(p) = self.nodes.iter_mut().find(|m| m.addr == to).and_then(|m| m.process.as_mut()) {
-                p.endpoint.handle_datagram(now, from, None, &mut datagram);
-            }
-        }
-        self.coverage.hostile[how as usize] += u64::from(count);
-    }
-
-    /// Somebody who has copied the keys of a machine's sessions at their beginning comes back with them.
-    fn forge(&mut self, node: NodeId) {
-        let Some(p) = &self.nodes[node].process else { return };
-        let (now, from) = (self.now, self.nodes[node].addr);
-        let mut forged = Vec::new();
-        for (session, stolen) in &p.stolen {
-            let Some(present) = p.endpoint.copied_keys(*session) else { continue };
-            // Until the peer has heard of the new ones, the old ones are not stale.
-            if present.first_number == stolen.first_number || !present.confirmed {
-                continue;
-            }
-            let number = present.next_number + 3;
-            let header = ProtectedHeader {
-                cid: stolen.cid,
-                truncated_number: number as u32,
-                key_phase: stolen.phase,
-                confirm: None,
-            };
-            let mut packet = Vec::new();
-            header.encode(&mut packet);
-            let start = packet.len();
-            Frame::Close { code: CloseCode::Done as u64, text: b"forged" }.encode(&mut packet);
-            stolen.keys.seal_packet(number, &mut packet, 0, start);
-            forged.push(packet);
-        }
-        self.nodes[node].forgeries = self.nodes[node].forgeries.saturating_sub(forged.len() as u32);
-        self.coverage.hostile[Hostile::StaleKeys as usize] += forged.len() as u64;
-        for packet in forged {
-            // Its receiver is told by the connection ID.
-            for i in (0..self.nodes.len()).filter(|i| *i != node && (*i == 0 || node == 0)) {
-                if let Some(p) = &mut self.nodes[i].process {
-                    p.endpoint.handle_datagram(now, from, None, &mut packet.clone());
-                }
-            }
-        }
-    }
-
-    /// A process or a whole machine ends at once.
-    pub(super) fn crash(&mut self, node: NodeId, power: bool, pause: Duration) -> Result<(), String> {
-        self.say(|| format!("node {node}: {}", if power { "power cut" } else { "killed" }));
-        // What the last operation did is there, though nobody has heard of it.
-        self.check_disk_changes(node)?;
-        if power {
-            self.nodes[node].disk.power_cut();
-            self.model.forget_stored(node);
-            self.coverage.power_cuts += 1;
-        } else {
-            self.nodes[node].disk.kill();
-            self.coverage.kills += 1;
-        }
-        self.model.check_disk(node, &self.nodes[node].disk)?;
-        self.note_two_names(node);
-        self.end_process(node, pause);
-        Ok(())
-    }
-
-    fn note_two_names(&mut self, node: NodeId) {
-        if self.plan.quirks[node].no_noreplace {
-            self.causes.iter_mut().for_each(|c| c.two_names = true);
-        }
-    }
-
-    /// The process is gone; whatever it still wanted has no effect.
-    fn end_process(&mut self, node: NodeId, pause: Duration) {
-        let was = self.nodes[node].process.take();
-        if node == 0 {
-            self.causes.iter_mut().for_each(|c| c.server_gone = true);
-        }
-        if was.is_some() {
-            self.nodes[node].start_at = Some(self.now + pause.max(Duration::from_millis(1)));
-        }
-    }
-
-    /// A crash came out of the disk, in the middle of an operation.
-    pub(super) fn crash_if_dead(&mut self, node: NodeId) -> Result<bool, String> {
-        let Some(power) = self.nodes[node].disk.is_dead() else { return Ok(false) };
-        let pause = self.nodes[node].crash_pause;
-        self.crash(node, power, pause)?;
-        Ok(true)
-    }
-
-    fn stop(&mut self, node: NodeId, pause: Duration) -> Result<(), String> {
-        let now = self.now;
-        let Some(p) = &mut self.nodes[node].process else { return Ok(()) };
-        p.endpoint.close_all(now, crate::session::event::CloseReason::Interrupted);
-        self.coverage.stops += 1;
-        if node == 0 {
-            self.causes.iter_mut().for_each(|c| c.server_stopped = true);
-        } else {
-            self.causes[node].stopped = true;
-        }
-        self.serve(node)?;
-        if self.nodes[node].process.is_some() {
-            self.leave(node)?;
-            self.end_process(node, pause);
-        }
-        Ok(())
     }
 
     fn config(&self, node: NodeId) -> EndpointConfig {

@@ -358,6 +358,18 @@ impl SimDisk {
         }
     }
 
+    /// Flips a bit of this byte of a file, if it has that.
+    pub fn rot_at(&self, path: &[u8], offset: usize) {
+        let mut s = self.state();
+        let Some(ino) = s.find(path) else { return };
+        let Some(inode) = s.inodes.get_mut(&ino).filter(|i| offset < i.data.len()) else { return };
+        inode.data[offset] ^= 1;
+        if let Some(b) = inode.durable.get_mut(offset) {
+            *b ^= 1;
+        }
+        s.counters.rotten += 1;
+    }
+
     /// Flips one bit of a random file of those that the store keeps hidden: bad sectors. False if there is none.
     pub fn rot(&self, at: u64) -> bool {
         let files: Vec<_> = self.files().into_iter().filter(|p| hidden(p)).collect();
@@ -499,14 +511,14 @@ impl State {
         inode.changed = now;
         (inode.meta.mtime_s, inode.meta.mtime_ns) = (stamp.mtime_s, stamp.mtime_ns);
         inode.pending.push((at, change));
-        if let Some((name, ino, old)) = named {
-            if let Some(target) = self.inodes.get_mut(&ino) {
-                target.parent = dir;
-                target.changed = now;
-                let synced = target.is_durable();
-                if target.kind != Kind::Dir {
-                    self.note(dir, &name, |path| Change::Named { path, replaced: old.is_some(), synced });
-                }
+        if let Some((name, ino, old)) = named
+            && let Some(target) = self.inodes.get_mut(&ino)
+        {
+            target.parent = dir;
+            target.changed = now;
+            let synced = target.is_durable();
+            if target.kind != Kind::Dir {
+                self.note(dir, &name, |path| Change::Named { path, replaced: old.is_some(), synced });
             }
         }
         if let Some(name) = removed {
