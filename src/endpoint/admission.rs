@@ -5,6 +5,7 @@
 use crate::codec::handshake::{
     ClientShare, CookieKey, ENTROPY_BYTES, ServerHandshake, SessionKeys, Transcript,
 };
+use super::throttle::{Bucket, Throttle};
 use crate::endpoint::config::Secret;
 use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
 use crate::wire::packet::{ProtectedHeader, strip_trailer};
@@ -27,6 +28,13 @@ const PAKES_PER_SEC: f64 = 400.0;
 const PAKE_BURST: f64 = 64.0;
 /// Below so many left, a Hello needs a cookie.
 const COOKIE_BELOW_PAKES: f64 = 32.0;
+/// The last ones are for networks that have not used up a share of their own, so that somebody who computes as fast as he is let
+/// keeps nobody else out.
+const PAKES_RESERVED: f64 = 16.0;
+/// That share, a second and at once.
+const NETWORK_PAKES: (f64, f64) = (20.0, 16.0);
+/// The Reply is repeated this often at most, however often the Hello comes: half of the shortest pause between two Hellos of a client.
+const REPLY_SPACING: Duration = Duration::from_millis(50);
 /// A cookie is good for one to two of these.
 const COOKIE_BUCKET: Duration = Duration::from_secs(30);
 /// Wait after the first failed guess from an address; doubles with each, up to 64 times.
@@ -35,6 +43,10 @@ const GUESS_PAUSE: Duration = Duration::from_millis(100);
 const MAX_GUESSERS: usize = 1024;
 /// Failed guesses are forgotten after so long without another.
 const GUESS_MEMORY: Duration = Duration::from_secs(60);
+/// How often they are looked through for that.
+const GUESS_SWEEP: Duration = Duration::from_secs(1);
+/// What a client is told that finds no room.
+const BUSY: &str = "the server has as many sessions as it allows: try again later";
 
 /// A handshake that was answered and not confirmed.
 #[derive(Debug)]
@@ -46,6 +58,8 @@ struct HalfOpen {
     keys: SessionKeys,
     params: Params,
     created_at: Instant,
+    /// When the Reply was given last.
+    replied_at: Instant,
     /// The Reply was repeated, so that nobody knows which one the Confirm answers.
     repeated: bool,
     /// Its confirmation did not fit: whatever comes is rejected.
@@ -88,19 +102,26 @@ pub struct AdmissionCounters {
     pub busy: u64,
     /// Handshake packets whose checksum did not fit.
     pub corrupted: u64,
+    /// Answers left out because strangers asked too often.
+    pub throttled: u64,
 }
 
 /// Admission of one endpoint.
 #[derive(Debug)]
 pub(super) struct Admission {
     half_open: HashMap<Cid, HalfOpen>,
+    /// Handshakes that were answered of late, confirmed ones too: a Hello that comes late is not computed again.
     by_client: HashMap<(Cid, SocketAddr), Cid>,
-    order: VecDeque<(Instant, Cid)>,
+    /// The same, in the order of their age.
+    order: VecDeque<(Instant, Cid, (Cid, SocketAddr))>,
     cookie_key: CookieKey,
     epoch: Instant,
-    pakes: f64,
-    pakes_at: Instant,
+    pakes: Bucket,
+    /// Networks that computed of late, and what is left of their own share.
+    pake_users: HashMap<IpAddr, Bucket>,
+    throttle: Throttle,
     guessers: HashMap<IpAddr, Guesser>,
+    swept_at: Instant,
     pub(super) counters: AdmissionCounters,
 }
 
@@ -114,9 +135,11 @@ impl Admission {
             order: VecDeque::new(),
             cookie_key: CookieKey::new(key),
             epoch: now,
-            pakes: PAKE_BURST,
-            pakes_at: now,
+            pakes: Bucket::new(now, PAKE_BURST),
+            pake_users: HashMap::new(),
+            throttle: Throttle::new(now, rng),
             guessers: HashMap::new(),
+            swept_at: now,
             counters: AdmissionCounters::default(),
         }
     }
@@ -136,47 +159,61 @@ impl Admission {
         self.expire(now);
         let (hello, core) = match Hello::decode(packet) {
             Ok(found) => found,
-            Err(_) => return self.on_other_version(packet),
-        };
-        let reject = |code, text: &str| {
-            Some(Reject { client_cid: hello.client_cid, code, text: text.into() }.encode())
+            Err(_) => return self.on_other_version(now, remote, packet),
         };
         let wanted = match secret {
             Secret::Key(_) => Security::Aes128Gcm,
             Secret::Insecure => Security::Insecure,
         };
         if hello.security != wanted {
-            return match wanted {
-                Security::Aes128Gcm => reject(
-                    RejectCode::Security,
-                    "the server encrypts and this client runs with --insecure: give the server's key instead",
-                ),
-                Security::Insecure => {
-                    reject(RejectCode::Security, "the server runs with --insecure: give --insecure here too")
+            let text = match wanted {
+                Security::Aes128Gcm => {
+                    "the server encrypts and this client runs with --insecure: give the server's key instead"
                 }
+                Security::Insecure => "the server runs with --insecure: give --insecure here too",
             };
+            return self.reject(now, remote, hello.client_cid, RejectCode::Security, text);
         }
         if let Some(known) = self.by_client.get(&(hello.client_cid, remote)) {
             let h = self.half_open.get_mut(known)?;
             // The same Hello again: the Reply was lost, or is slow.
-            return (h.hello_core == core && !h.failed).then(|| {
-                h.repeated = true;
-                Reply { attempt: hello.attempt, ..h.reply.clone() }.encode()
-            });
+            if h.hello_core != core || h.failed || now < h.replied_at + REPLY_SPACING {
+                return None;
+            }
+            (h.repeated, h.replied_at) = (true, now);
+            return Some(Reply { attempt: hello.attempt, ..h.reply.clone() }.encode());
         }
         if !room {
             self.counters.busy += 1;
-            return reject(RejectCode::Busy, "the server has as many sessions as it allows: try again later");
+            return self.reject(now, remote, hello.client_cid, RejectCode::Busy, BUSY);
         }
         self.respond(now, remote, &hello, core, secret, params, rng)
     }
 
-    fn on_other_version(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
+    /// A refusal, if a stranger at that address may have an answer now.
+    fn reject(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        client_cid: Cid,
+        code: RejectCode,
+        text: &str,
+    ) -> Option<Vec<u8>> {
+        self.may_answer(now, remote).then(|| Reject { client_cid, code, text: text.into() }.encode())
+    }
+
+    fn may_answer(&mut self, now: Instant, remote: SocketAddr) -> bool {
+        let allowed = self.throttle.allows(now, network_of(remote.ip()));
+        self.counters.throttled += u64::from(!allowed);
+        allowed
+    }
+
+    fn on_other_version(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) -> Option<Vec<u8>> {
         match Hello::cid_of_any_version(packet) {
             Some((version, client_cid)) if version != VERSION => {
                 let text =
                     format!("this server speaks version {VERSION} of the protocol, the client {version}");
-                Some(Reject { client_cid, code: RejectCode::Version, text }.encode())
+                self.reject(now, remote, client_cid, RejectCode::Version, &text)
             }
             _ => {
                 self.counters.corrupted += 1;
@@ -196,20 +233,24 @@ impl Admission {
         params: Params,
         rng: &mut StdRng,
     ) -> Option<Vec<u8>> {
-        let bucket = (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs();
-        let validated = hello.cookie.is_some_and(|c| self.cookie_key.check(remote, &hello.share, bucket, &c));
-        self.refill(now);
-        let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || self.pakes < COOKIE_BELOW_PAKES;
-        if loaded && !validated {
-            self.counters.retries += 1;
-            let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
-            return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
+        let left = self.pakes.refill(now, PAKES_PER_SEC, PAKE_BURST);
+        let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || left < COOKIE_BELOW_PAKES;
+        if loaded {
+            let bucket = (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs();
+            let valid = |c: &[u8; 16]| self.cookie_key.check(remote, &hello.share, bucket, c);
+            if !hello.cookie.as_ref().is_some_and(valid) {
+                if !self.may_answer(now, remote) {
+                    return None;
+                }
+                self.counters.retries += 1;
+                let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
+                return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
+            }
         }
-        if self.pakes < 1.0 || is_waiting(&self.guessers, now, remote.ip()) {
+        if is_waiting(&self.guessers, now, remote.ip()) || !self.may_compute(now, remote.ip(), left) {
             self.counters.dropped += 1;
             return None;
         }
-        self.pakes -= 1.0;
         let mut entropy = zeroize::Zeroizing::new([0u8; ENTROPY_BYTES]);
         rng.fill_bytes(&mut *entropy);
         let (share, shared) = ServerHandshake::respond(secret, &entropy, &ClientShare(hello.share)).ok()?;
@@ -227,7 +268,7 @@ impl Admission {
         let packet = reply.encode();
         self.make_room();
         self.by_client.insert((hello.client_cid, remote), cid);
-        self.order.push_back((now, cid));
+        self.order.push_back((now, cid, (hello.client_cid, remote)));
         let half_open = HalfOpen {
             client_cid: hello.client_cid,
             remote,
@@ -236,11 +277,28 @@ impl Admission {
             keys,
             params: hello.params,
             created_at: now,
+            replied_at: now,
             repeated: false,
             failed: false,
         };
         self.half_open.insert(cid, half_open);
         Some(packet)
+    }
+
+    /// Takes a PAKE computation from the budget, of which `left` are there, if this address may have one.
+    fn may_compute(&mut self, now: Instant, ip: IpAddr, left: f64) -> bool {
+        if left < 1.0 {
+            return false;
+        }
+        let (per_sec, most) = NETWORK_PAKES;
+        let own = self.pake_users.entry(network_of(ip)).or_insert(Bucket::new(now, most));
+        if own.refill(now, per_sec, most) >= 1.0 {
+            own.take();
+        } else if left <= PAKES_RESERVED {
+            return false;
+        }
+        self.pakes.take();
+        true
     }
 
     /// A Confirm for a connection ID without a session: admitted, or perhaps an answer.
@@ -250,38 +308,34 @@ impl Admission {
         packet: &[u8],
         room: bool,
     ) -> Result<Admitted, Option<Vec<u8>>> {
-        let Ok(body) = strip_trailer(packet) else {
-            self.counters.corrupted += 1;
-            return Err(None);
-        };
-        let Ok((header, _)) = ProtectedHeader::decode(body) else { return Err(None) };
+        // Unknown ones first: they are what a flood is made of, and cost no pass over the packet.
+        let Ok((header, _)) = ProtectedHeader::decode(packet) else { return Err(None) };
         let (Some(confirm), Some(h)) = (header.confirm, self.half_open.get_mut(&header.cid)) else {
             return Err(None);
         };
+        if strip_trailer(packet).is_err() {
+            self.counters.corrupted += 1;
+            return Err(None);
+        }
         // Handshakes gathered beforehand must not make many guesses at once; an honest Confirm comes again.
         if !h.failed && is_waiting(&self.guessers, now, h.remote.ip()) {
             self.counters.dropped += 1;
             return Err(None);
         }
-        let reject = |code, text: &str| Reject { client_cid: h.client_cid, code, text: text.into() }.encode();
+        let (client_cid, remote) = (h.client_cid, h.remote);
         if h.failed || !h.keys.confirm_matches(&confirm) {
-            let answer = reject(RejectCode::WrongKey, "the key is not this server's");
-            let (again, ip) = (std::mem::replace(&mut h.failed, true), h.remote.ip());
-            if !again {
+            if !std::mem::replace(&mut h.failed, true) {
                 self.counters.wrong_keys += 1;
-                self.note_failure(now, ip);
+                self.note_failure(now, remote.ip());
             }
-            return Err(Some(answer));
+            let text = "the key is not this server's";
+            return Err(self.reject(now, remote, client_cid, RejectCode::WrongKey, text));
         }
         if !room {
             self.counters.busy += 1;
-            return Err(Some(reject(
-                RejectCode::Busy,
-                "the server has as many sessions as it allows: try again later",
-            )));
+            return Err(self.reject(now, remote, client_cid, RejectCode::Busy, BUSY));
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
-        self.by_client.remove(&(h.client_cid, h.remote));
         self.guessers.remove(&network_of(h.remote.ip()));
         Ok(Admitted {
             server_cid: header.cid,
@@ -307,36 +361,33 @@ impl Admission {
         *g = Guesser { failures: g.failures.saturating_add(1), last_at: now };
     }
 
-    fn refill(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.pakes_at).as_secs_f64();
-        self.pakes = (self.pakes + elapsed * PAKES_PER_SEC).min(PAKE_BURST);
-        self.pakes_at = now;
-    }
-
     fn make_room(&mut self) {
         while self.half_open.len() >= MAX_HALF_OPEN {
-            let Some((_, cid)) = self.order.pop_front() else { break };
-            self.forget(cid);
+            let Some((_, cid, client)) = self.order.pop_front() else { break };
+            self.forget(cid, client);
         }
     }
 
-    fn forget(&mut self, cid: Cid) {
-        if let Some(h) = self.half_open.remove(&cid) {
-            self.by_client.remove(&(h.client_cid, h.remote));
-        }
+    fn forget(&mut self, cid: Cid, client: (Cid, SocketAddr)) {
+        self.half_open.remove(&cid);
+        self.by_client.remove(&client);
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((created_at, cid)) = self.order.front().copied() {
+        while let Some((created_at, cid, client)) = self.order.front().copied() {
             if now < created_at + HALF_OPEN_LIFETIME {
                 break;
             }
             self.order.pop_front();
-            if self.half_open.get(&cid).is_some_and(|h| h.created_at == created_at) {
-                self.forget(cid);
-            }
+            self.forget(cid, client);
         }
+        if now < self.swept_at + GUESS_SWEEP {
+            return;
+        }
+        self.swept_at = now;
         self.guessers.retain(|_, g| now < g.last_at + GUESS_MEMORY);
+        let (per_sec, most) = NETWORK_PAKES;
+        self.pake_users.retain(|_, own| own.refill(now, per_sec, most) < most);
     }
 
     /// Half-open handshakes, for tests of bounds.
@@ -345,8 +396,7 @@ impl Admission {
     }
 }
 
-/// Whether an address has to wait after its failed guesses.
-/// Whose guesses are counted together: an IPv4 address, or an IPv6 network of 64 bits, which one host may use as it likes.
+/// Whose guesses, computations and questions are counted together: an IPv4 address, or an IPv6 network of 64 bits, which one host may use as it likes.
 fn network_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
@@ -354,6 +404,7 @@ fn network_of(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether an address has to wait after its failed guesses.
 fn is_waiting(guessers: &HashMap<IpAddr, Guesser>, now: Instant, ip: IpAddr) -> bool {
     guessers
         .get(&network_of(ip))

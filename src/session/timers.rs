@@ -137,9 +137,9 @@ impl Session {
         self.outcome = outcome;
     }
 
-    /// The connect time-out holds until the server has proved itself, not only until its Reply.
+    /// The connect time-out holds until the server has proved itself, not only until its Reply, which starts it again.
     fn confirm_deadline(&self) -> Option<Instant> {
-        matches!(self.phase, Phase::Confirming).then(|| self.started_at + self.config.connect_timeout)
+        matches!(self.phase, Phase::Confirming).then(|| self.heard_at + self.config.connect_timeout)
     }
 
     fn idle_deadline(&self) -> Instant {
