@@ -2,10 +2,10 @@
 //! Owns: half-open handshakes, the cookie key, the budget of PAKE computations, failed guesses per address.
 //! Implements: docs/PROTOCOL.md, "Admission".
 
+use super::throttle::{Bucket, Throttle};
 use crate::codec::handshake::{
     ClientShare, CookieKey, ENTROPY_BYTES, ServerHandshake, SessionKeys, Transcript,
 };
-use super::throttle::{Bucket, Throttle};
 use crate::endpoint::config::Secret;
 use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
 use crate::wire::packet::{ProtectedHeader, strip_trailer};

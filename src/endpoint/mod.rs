@@ -165,16 +165,8 @@ impl Endpoint {
         let key = self.next_key;
         self.next_key += 1;
         self.by_cid.insert(cid, key);
-        self.sessions.insert(
-            key,
-            Entry {
-                session,
-                armed: None,
-                ready: false,
-                has_jobs: false,
-                has_events: false,
-            },
-        );
+        self.sessions
+            .insert(key, Entry { session, armed: None, ready: false, has_jobs: false, has_events: false });
         self.share_budgets();
         self.touch(now, key);
         key
@@ -275,8 +267,9 @@ impl Endpoint {
         }
         let Some(key) = key else { return };
         if let Some(e) = self.sessions.get_mut(&key) {
-            e.session.handle_datagram(now, remote, ecn == Some(Ecn::Ce), datagram);
-            self.touch(now, key);
+            if e.session.handle_datagram(now, remote, ecn == Some(Ecn::Ce), datagram) {
+                self.touch(now, key);
+            }
         }
     }
 
@@ -384,12 +377,7 @@ impl Endpoint {
         Some(Transmit { session: None, remote, size: packet.len(), segment_size: None, ecn: None })
     }
 
-    fn transmit_session(
-        &mut self,
-        now: Instant,
-        buf: &mut Vec<u8>,
-        max_segments: usize,
-    ) -> Option<Transmit> {
+    fn transmit_session(&mut self, now: Instant, buf: &mut Vec<u8>, max_segments: usize) -> Option<Transmit> {
         loop {
             let allowance = self.limit.as_mut().map(|p| p.allowance(now));
             let allow = allowance != Some(0);

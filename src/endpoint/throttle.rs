@@ -82,7 +82,8 @@ impl Throttle {
             IpAddr::V6(ip) => ip.to_bits(),
         };
         let [a, b, c] = self.hash_keys;
-        let sum = a.wrapping_add((bits as u64).wrapping_mul(b)).wrapping_add(((bits >> 64) as u64).wrapping_mul(c));
+        let sum =
+            a.wrapping_add((bits as u64).wrapping_mul(b)).wrapping_add(((bits >> 64) as u64).wrapping_mul(c));
         (sum >> (64 - TABLE_BITS)) as usize
     }
 }

@@ -58,7 +58,13 @@ impl Turns {
         let ready = fair.ready.first().map(|&(bytes, _, key)| (bytes, key));
         let held = fair.held.first().copied().filter(|_| allow_data);
         let (_, key) = match (ready, held) {
-            (Some(ready), Some(held)) => if held.0 < ready.0 { held } else { ready },
+            (Some(ready), Some(held)) => {
+                if held.0 < ready.0 {
+                    held
+                } else {
+                    ready
+                }
+            }
             (one, other) => one.or(other)?,
         };
         let served = fair.known.entry(key).or_default();

@@ -100,17 +100,16 @@ impl ClientHello {
 }
 
 impl Session {
-    /// Reply, Retry or Reject, to a client. Anything that does not fit is dropped.
-    pub(super) fn handle_handshake_packet(&mut self, now: Instant, packet: &[u8]) {
+    /// Reply, Retry or Reject, to a client. Anything that does not fit is dropped: false.
+    pub(super) fn handle_handshake_packet(&mut self, now: Instant, packet: &[u8]) -> bool {
         let counted = match packet.first().copied() {
             Some(TYPE_REPLY) => Reply::decode(packet).map(|(reply, core)| self.on_reply(now, &reply, core)),
             Some(TYPE_RETRY) => Retry::decode(packet).map(|r| self.on_retry(now, &r)),
             Some(TYPE_REJECT) => Reject::decode(packet).map(|r| self.on_reject(now, r)),
-            _ => Ok(()),
+            _ => return false,
         };
-        if counted.is_err() {
-            self.stats.packets_corrupted += 1;
-        }
+        self.stats.packets_corrupted += u64::from(counted.is_err());
+        counted.is_ok()
     }
 
     fn on_reply(&mut self, now: Instant, reply: &Reply, reply_core: &[u8]) {

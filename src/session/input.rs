@@ -24,40 +24,44 @@ struct Effects {
 }
 
 impl Session {
-    /// A datagram for this session, by its connection ID. It is decrypted in place.
-    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, ce: bool, datagram: &mut [u8]) {
+    /// A datagram for this session, by its connection ID. It is decrypted in place. False: it was dropped and changed nothing.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, ce: bool, datagram: &mut [u8]) -> bool {
         if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
-            return;
+            return false;
         }
         match datagram.first().copied() {
             Some(TYPE_CONFIRM) => match strip_trailer(datagram).map(<[u8]>::len) {
                 Ok(len) => self.on_protected(now, from, ce, &mut datagram[..len]),
-                Err(_) => self.stats.packets_corrupted += 1,
+                Err(_) => {
+                    self.stats.packets_corrupted += 1;
+                    false
+                }
             },
             Some(b) if b & !1 == TYPE_DATA => self.on_protected(now, from, ce, datagram),
             // Answers to a Hello come from where it went.
             _ if from == self.path.remote => self.handle_handshake_packet(now, datagram),
-            _ => {}
+            _ => false,
         }
     }
 
-    fn on_protected(&mut self, now: Instant, from: SocketAddr, ce: bool, packet: &mut [u8]) {
+    fn on_protected(&mut self, now: Instant, from: SocketAddr, ce: bool, packet: &mut [u8]) -> bool {
         let size = packet.len();
-        let Ok((header, header_len)) = ProtectedHeader::decode(packet) else { return };
+        let Ok((header, header_len)) = ProtectedHeader::decode(packet) else { return false };
         let client = matches!(self.role, Role::Client { .. });
         if header.confirm.is_some() && client || matches!(self.phase, Phase::Hello(_)) {
-            return;
+            return false;
         }
         let number = expand_number(self.received.expected(), header.truncated_number);
         if self.received.is_duplicate(number) {
             self.stats.packets_duplicate += 1;
-            return;
+            return false;
         }
         let (head, sealed) = packet.split_at_mut(header_len);
         if self.open.exhausted() {
-            return self.finish(CloseReason::Protocol(KEYS_USED_UP.into()));
+            self.finish(CloseReason::Protocol(KEYS_USED_UP.into()));
+            return true;
         }
-        let Ok(payload) = self.open.open(number, header.key_phase, head, sealed) else { return };
+        let Ok(payload) = self.open.open(number, header.key_phase, head, sealed) else { return false };
         self.heard_at = now;
         if matches!(self.phase, Phase::Confirming) {
             self.phase = Phase::Open;
@@ -76,11 +80,11 @@ impl Session {
             // The sender learns of what is missing, and moves its floor.
             self.received.request_feedback(now + self.feedback_delay());
         }
-        if let Some(what) = effects.violation {
-            self.close(now, CloseReason::Protocol(what));
-            return;
+        match effects.violation {
+            Some(what) => self.close(now, CloseReason::Protocol(what)),
+            None => self.advance(now),
         }
-        self.advance(now);
+        true
     }
 
     fn on_frames(&mut self, now: Instant, number: u64, payload: &[u8]) -> Effects {
