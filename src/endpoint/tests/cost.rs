@@ -26,7 +26,8 @@ fn cost(clients: usize, total_limit: Option<u64>) -> Cost {
             _ => net.get(i, b"f"),
         };
     }
-    net.run_for(ms(400));
+    // Computations are rationed, so a crowd takes a moment to be let in.
+    net.run_for(ms(1500));
     assert_eq!(net.peers[0].endpoint.session_count(), clients);
     let server = net.peers[0].addr;
     let events = std::rc::Rc::new(std::cell::Cell::new(0u64));
