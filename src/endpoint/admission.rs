@@ -13,6 +13,7 @@ use crate::wire::{Cid, VERSION};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,17 @@ pub struct AdmissionCounters {
     pub corrupted: u64,
     /// Answers left out because strangers asked too often.
     pub throttled: u64,
+}
+
+impl fmt::Display for AdmissionCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} asked for a cookie, {} handshakes put off, {} refused for want of room, {} wrong keys, {} answers left out, \
+             {} corrupted packets",
+            self.retries, self.dropped, self.busy, self.wrong_keys, self.throttled, self.corrupted
+        )
+    }
 }
 
 /// Admission of one endpoint.

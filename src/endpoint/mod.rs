@@ -1,8 +1,9 @@
 //! Role: all peers of one socket: connection-ID demux, handshake admission, session table, shared limits.
-//! Owns: the session table, the timer heap, the shared budgets; half-open handshakes in `admission`, the ready list in `turns`.
+//! Owns: the session table, the timer heap; half-open handshakes in `admission`, the ready list in `turns`, shared memory in `budgets`.
 //! Implements: docs/PROTOCOL.md, "Connection IDs", "Admission".
 
 mod admission;
+mod budgets;
 pub mod config;
 mod throttle;
 mod turns;
@@ -17,6 +18,7 @@ use crate::wire::packet::{TYPE_CONFIRM, TYPE_HELLO};
 use crate::wire::{CID_BYTES, Cid};
 use admission::Admission;
 pub use admission::{AdmissionCounters, MAX_HALF_OPEN};
+use budgets::{Account, Budgets};
 use config::EndpointConfig;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -29,8 +31,6 @@ use turns::Turns;
 #[cfg(test)]
 mod tests;
 
-/// A session's share of a budget never falls below this: one chunk of the default size.
-const MIN_SHARE_BYTES: u64 = 256 * 1024;
 /// Answers to strangers that wait for the socket; more are dropped (they will ask again).
 const MAX_ANSWERS: usize = 256;
 /// Bytes that an address gets per byte that came from it before it is validated (RFC 9000, section 8.1).
@@ -75,6 +75,15 @@ struct Entry {
     /// It is in `dirty_jobs`, in `dirty_events`.
     has_jobs: bool,
     has_events: bool,
+    account: Account,
+}
+
+impl Entry {
+    fn renew_shares(&mut self, budgets: &Budgets) {
+        if let Some(shares) = budgets.renew(&mut self.account) {
+            self.session.set_budgets(shares.receive_bytes, shares.send_bytes, shares.assembly_left);
+        }
+    }
 }
 
 /// All sessions of one socket. Pure: datagrams, time, store answers in; datagrams, jobs, events out.
@@ -98,8 +107,7 @@ pub struct Endpoint {
     limit: Option<Pacer>,
     /// When the shared limit lets something leave again.
     limit_release: Option<Instant>,
-    /// Sessions among which the budgets are shared at present.
-    shares: usize,
+    budgets: Budgets,
     /// How often a session was looked at: what an event costs, for tests.
     #[cfg(test)]
     visits: u64,
@@ -117,6 +125,7 @@ impl Endpoint {
             p
         });
         let turns = Turns::new(limit.is_some());
+        let budgets = Budgets::new(now, config.receive_budget_bytes, config.send_budget_bytes);
         Self {
             config,
             rng,
@@ -132,7 +141,7 @@ impl Endpoint {
             answered: false,
             limit,
             limit_release: None,
-            shares: 0,
+            budgets,
             #[cfg(test)]
             visits: 0,
         }
@@ -157,46 +166,34 @@ impl Endpoint {
     fn setup(&mut self, remote: SocketAddr, local_cid: Cid) -> Setup {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        let (receive_budget, send_budget) = self.budgets(self.sharers());
-        Setup { config: self.config.session.clone(), remote, local_cid, seed, receive_budget, send_budget }
+        let shares = self.budgets.for_another();
+        Setup {
+            config: self.config.session.clone(),
+            remote,
+            local_cid,
+            seed,
+            receive_budget: shares.receive_bytes,
+            send_budget: shares.send_bytes,
+        }
     }
 
     fn add(&mut self, now: Instant, cid: Cid, session: Session) -> SessionKey {
         let key = self.next_key;
         self.next_key += 1;
         self.by_cid.insert(cid, key);
-        self.sessions
-            .insert(key, Entry { session, armed: None, ready: false, has_jobs: false, has_events: false });
-        self.share_budgets();
+        self.sessions.insert(
+            key,
+            Entry {
+                session,
+                armed: None,
+                ready: false,
+                has_jobs: false,
+                has_events: false,
+                account: Account::default(),
+            },
+        );
         self.touch(now, key);
         key
-    }
-
-    /// Among how many the budgets would be shared with one session more.
-    fn sharers(&self) -> usize {
-        self.shares.max(self.sessions.len() + 1)
-    }
-
-    /// A session's shares of the receive and the send budget, among so many.
-    fn budgets(&self, sharers: usize) -> (u64, u64) {
-        let share = |budget: u64| (budget / sharers.max(1) as u64).max(MIN_SHARE_BYTES);
-        (share(self.config.receive_budget_bytes), share(self.config.send_budget_bytes))
-    }
-
-    /// Hands out new shares when the number of sessions has changed by a good part, so that a session that comes or goes costs the
-    /// others a constant on average.
-    fn share_budgets(&mut self) {
-        let n = self.sessions.len().max(1);
-        if n <= self.shares && n * 2 > self.shares {
-            return;
-        }
-        let before = self.budgets(self.shares);
-        self.shares = n + n / 4;
-        let (receive, send) = self.budgets(self.shares);
-        if (receive, send) != before {
-            self.note_visits(n);
-            self.sessions.values_mut().for_each(|e| e.session.set_budgets(receive, send));
-        }
     }
 
     /// Counts sessions that were looked at, for tests.
@@ -214,6 +211,8 @@ impl Endpoint {
         if !std::mem::replace(&mut e.ready, true) {
             self.turns.push(key);
         }
+        self.budgets.note_assembly(&mut e.account, e.session.assembly_bytes());
+        e.renew_shares(&self.budgets);
         self.mark(key);
         self.arm(now, key, true);
     }
@@ -266,10 +265,11 @@ impl Endpoint {
             key = self.on_confirm(now, remote, datagram);
         }
         let Some(key) = key else { return };
-        if let Some(e) = self.sessions.get_mut(&key) {
-            if e.session.handle_datagram(now, remote, ecn == Some(Ecn::Ce), datagram) {
-                self.touch(now, key);
-            }
+        let Some(e) = self.sessions.get_mut(&key) else { return };
+        e.renew_shares(&self.budgets);
+        if e.session.handle_datagram(now, remote, ecn == Some(Ecn::Ce), datagram) {
+            self.budgets.note_datagram(now, &mut e.account, datagram.len());
+            self.touch(now, key);
         }
     }
 
@@ -281,7 +281,7 @@ impl Endpoint {
         if self.config.server.is_none() {
             return;
         }
-        let params = local_params(&self.config.session, self.budgets(self.sharers()).0);
+        let params = local_params(&self.config.session, self.budgets.for_another().receive_bytes);
         let room = self.has_room();
         let answer =
             self.admission.on_hello(now, remote, packet, &self.config.secret, params, room, &mut self.rng);
@@ -397,6 +397,7 @@ impl Endpoint {
                 continue;
             };
             e.ready = true;
+            self.budgets.note_datagram(now, &mut e.account, train.size);
             let remote = train.remote.unwrap_or(e.session.remote());
             let datagrams = train.size.div_ceil(train.segment_size.max(1));
             if let Some(p) = &mut self.limit {
@@ -467,11 +468,11 @@ impl Endpoint {
 
     fn reap(&mut self, key: SessionKey) {
         if self.sessions.get(&key).is_some_and(|e| e.session.is_over()) {
-            if let Some(e) = self.sessions.remove(&key) {
+            if let Some(mut e) = self.sessions.remove(&key) {
                 self.by_cid.remove(&e.session.local_cid());
+                self.budgets.note_assembly(&mut e.account, 0);
             }
             self.turns.remove(key);
-            self.share_budgets();
         }
     }
 

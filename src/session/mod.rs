@@ -285,11 +285,17 @@ impl Session {
         self.local_cid
     }
 
-    /// New shares of the process's budgets.
-    pub fn set_budgets(&mut self, receive: u64, send: u64) {
+    /// New shares of the process's budgets; `assembly_left`: what all sessions together may still reserve for chunks in assembly.
+    pub fn set_budgets(&mut self, receive: u64, send: u64, assembly_left: u64) {
         self.receiver.set_budget(receive);
+        self.receiver.set_assembly_left(assembly_left);
         self.sender.set_budget(send);
         self.control_window = control_window(receive);
+    }
+
+    /// Bytes reserved for chunks in assembly.
+    pub fn assembly_bytes(&self) -> u64 {
+        self.receiver.reserved_bytes()
     }
 
     /// The socket or the route takes no datagrams of that many bytes. What was lost by that is repaired like any loss.

@@ -62,7 +62,7 @@ done
 
 # $in_server and the options are several words on purpose.
 # shellcheck disable=SC2086
-$in_server "$fulmar" serve -q $serve_opts drop --listen "$addr:0" > listening 2> server.log &
+$in_server "$fulmar" serve $serve_opts drop --listen "$addr:0" > listening 2> server.log &
 server=$!
 for _ in $(seq 100); do
   grep -q listening listening && break
@@ -72,7 +72,10 @@ at=$(sed -n 's/^listening on //p' listening)
 # `ip netns exec` replaces itself by the server, so the process is the same.
 cpu() { awk '{print ($14 + $15) / 100}' "/proc/$server/stat"; }
 rss() { awk -v k="$1:" '$1 == k {print $2}' "/proc/$server/status"; }
-cpu_before=$(cpu) rss_before=$(rss VmRSS)
+# Datagrams that found the server's socket full.
+# shellcheck disable=SC2086
+drops() { $in_server cat /proc/net/snmp | awk '$1 == "Udp:" && $6 ~ /^[0-9]/ {print $6}'; }
+cpu_before=$(cpu) rss_before=$(rss VmRSS) drops_before=$(drops)
 
 started=$(date +%s.%N)
 # One shell inside the namespace starts all of them: `ip netns exec` for each would cost more than the client.
@@ -88,6 +91,7 @@ while [ "$i" -lt "$CLIENTS" ]; do
   [ "$STAGGER" = 0 ] || sleep "$STAGGER"
 done
 wait
+times > client_times
 INNER
 # shellcheck disable=SC2086
 CLIENTS=$clients DOWN=$down FULMAR=$fulmar OPTS=$put_opts AT=$at STAGGER=$(awk "BEGIN{print $stagger/1000}") \
@@ -109,10 +113,13 @@ match($0, /"goodput_bits_per_sec":[0-9.e+]+/) {
 END { printf "%.4f", n ? sum * sum / (n * squares) : 0 }
 AWK
 jain=$(cat out/*[0-9] | awk -f sum.awk)
+# "1m2.5s 0m3.1s": user and system time of all clients.
+client_cpu=$(sed -n '2s/[ms]/ /gp' client_times | awk '{printf "%.1f", 60 * $1 + $2 + 60 * $3 + $4}')
 awk -v c="$clients" -v d="$down" -v g="$good" -v s="$size" -v t0="$started" -v t1="$ended" -v cpu0="$cpu_before" -v cpu1="$(cpu)" \
-  -v hwm="$(rss VmHWM)" -v rss0="$rss_before" -v jain="$jain" -v left="$left" -v alive="$alive" 'BEGIN {
+  -v hwm="$(rss VmHWM)" -v rss0="$rss_before" -v jain="$jain" -v left="$left" -v alive="$alive" \
+  -v drops=$(($(drops) - drops_before)) -v ccpu="$client_cpu" 'BEGIN {
   wall = t1 - t0; gb = c * s / 1e9
   printf "{\"clients\":%d,\"down\":%d,\"equal\":%d,\"left_behind\":%d,\"seconds\":%.2f,\"goodput_mbit\":%.1f,\"server_cpu_s\":%.2f,", c, d, g, left, wall, 8e-6 * c * s / wall, cpu1 - cpu0
-  printf "\"cpu_s_per_gb\":%.2f,\"server_peak_mib\":%.1f,\"server_idle_mib\":%.1f,\"fairness_jain\":%s}\n", (cpu1 - cpu0) / gb, hwm / 1024, rss0 / 1024, jain
+  printf "\"cpu_s_per_gb\":%.2f,\"server_peak_mib\":%.1f,\"server_idle_mib\":%.1f,\"fairness_jain\":%s,\"socket_drops\":%d,\"clients_cpu_s\":%s}\n", (cpu1 - cpu0) / gb, hwm / 1024, rss0 / 1024, jain, drops, ccpu
   exit !(g == c && left == 0 && alive)
 }'
