@@ -1,5 +1,5 @@
 //! Role: divides the process's memory for data under way among the sessions that move data.
-//! Owns: how many of them there are, and what chunks in assembly hold in all.
+//! Owns: how many of them there are, what waits for the disk and what chunks in assembly hold in all.
 //! Implements: docs/PROTOCOL.md, "Flow control"; docs/ARCHITECTURE.md, "Budgets".
 //!
 //! A session gets its share when something happens to it, so that sessions that come and go cost the others nothing, and one that
@@ -8,8 +8,13 @@
 use crate::transfer::MAX_CHUNK_SIZE;
 use std::time::{Duration, Instant};
 
-/// A session's share of the receive budget never falls below this: the largest datagram.
-const MIN_RECEIVE_SHARE_BYTES: u64 = 64 * 1024;
+/// A session's share of the receive budget never falls below this: ten full datagrams.
+const MIN_RECEIVE_SHARE_BYTES: u64 = 16 * 1024;
+/// All sessions together have this many times the receive budget waiting for the disk at most, and their least shares beyond it;
+/// one has twice its share, since what was in flight when the window closed arrives too.
+const WAITING_FACTOR: u64 = 2;
+/// As that fills, a session gets one part in so many of what is left (dynamic thresholds, Choudhury and Hahne, 1998).
+const WAITING_PART: u64 = 8;
 /// Nor its share of the send budget below this: one chunk of the default size.
 const MIN_SEND_SHARE_BYTES: u64 = 256 * 1024;
 /// A session that has moved nothing for one to two of these does not count.
@@ -25,10 +30,18 @@ const ASSEMBLY_FACTOR: u64 = 6;
 pub(super) struct Account {
     /// The epoch in which it was last seen to move data; 0: never.
     epoch: u64,
-    /// What its chunks in assembly hold.
-    assembly_bytes: u64,
+    used: Used,
     /// The shares that it was given last.
     shares: Shares,
+}
+
+/// What a session holds of what it receives.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Used {
+    /// On its way to the disk.
+    pub(super) waiting_bytes: u64,
+    /// Reserved for chunks in assembly.
+    pub(super) assembly_bytes: u64,
 }
 
 /// What a session may use.
@@ -49,7 +62,7 @@ pub(super) struct Budgets {
     epoch_ends: Instant,
     moving: u64,
     moving_before: u64,
-    assembly_bytes: u64,
+    used: Used,
 }
 
 impl Budgets {
@@ -61,7 +74,7 @@ impl Budgets {
             epoch_ends: now + EPOCH,
             moving: 0,
             moving_before: 0,
-            assembly_bytes: 0,
+            used: Used::default(),
         }
     }
 
@@ -72,10 +85,12 @@ impl Budgets {
 
     fn among(&self, sharers: u64) -> Shares {
         let sharers = sharers.max(1);
+        let left = (WAITING_FACTOR * self.receive_bytes).saturating_sub(self.used.waiting_bytes);
+        let receive_bytes = (self.receive_bytes / sharers).min(left / WAITING_PART.min(sharers));
         Shares {
-            receive_bytes: (self.receive_bytes / sharers).max(MIN_RECEIVE_SHARE_BYTES),
+            receive_bytes: receive_bytes.max(MIN_RECEIVE_SHARE_BYTES),
             send_bytes: (self.send_bytes / sharers).max(MIN_SEND_SHARE_BYTES),
-            assembly_left: self.most_assembly().saturating_sub(self.assembly_bytes),
+            assembly_left: self.most_assembly().saturating_sub(self.used.assembly_bytes),
         }
     }
 
@@ -108,10 +123,12 @@ impl Budgets {
         changed.then_some(shares)
     }
 
-    /// The chunks that a session assembles hold so much now (zero when it is gone).
-    pub(super) fn note_assembly(&mut self, account: &mut Account, bytes: u64) {
-        self.assembly_bytes = self.assembly_bytes - account.assembly_bytes + bytes;
-        account.assembly_bytes = bytes;
+    /// A session holds so much now (nothing when it is gone).
+    pub(super) fn note_used(&mut self, account: &mut Account, used: Used) {
+        let swap = |all: &mut u64, before: u64, now: u64| *all = *all - before + now;
+        swap(&mut self.used.waiting_bytes, account.used.waiting_bytes, used.waiting_bytes);
+        swap(&mut self.used.assembly_bytes, account.used.assembly_bytes, used.assembly_bytes);
+        account.used = used;
     }
 }
 
@@ -142,7 +159,7 @@ mod tests {
             b.note_datagram(start + 2 * EPOCH, a, 1400);
         }
         let shares = b.for_another();
-        assert_eq!((shares.receive_bytes, shares.send_bytes), (64 << 10, 256 << 10), "the least");
+        assert_eq!((shares.receive_bytes, shares.send_bytes), ((24 << 20) / 1001, 256 << 10));
     }
 
     #[test]
@@ -150,12 +167,33 @@ mod tests {
         let start = Instant::now();
         let mut b = Budgets::new(start, 2 << 20, 2 << 20);
         let mut accounts = [Account::default(); 2];
-        b.note_assembly(&mut accounts[0], 4 << 20);
-        b.note_assembly(&mut accounts[1], 1 << 20);
+        let hold = |assembly_bytes| Used { waiting_bytes: 0, assembly_bytes };
+        b.note_used(&mut accounts[0], hold(4 << 20));
+        b.note_used(&mut accounts[1], hold(1 << 20));
         assert_eq!(b.for_another().assembly_left, 7 << 20);
-        b.note_assembly(&mut accounts[1], 9 << 20);
+        b.note_used(&mut accounts[1], hold(9 << 20));
         assert_eq!(b.for_another().assembly_left, 0);
-        b.note_assembly(&mut accounts[0], 0);
+        b.note_used(&mut accounts[0], hold(0));
         assert_eq!(b.for_another().assembly_left, 3 << 20);
+    }
+
+    /// Also those that stand still hold what they hold: a slow disk closes everybody's window before memory runs out.
+    #[test]
+    fn what_waits_for_the_disk_is_bounded_over_all() {
+        let start = Instant::now();
+        let mut b = Budgets::new(start, 24 << 20, 40 << 20);
+        let mut accounts = vec![Account::default(); 1000];
+        let mut held = 0;
+        // One after the other fills twice its share and falls silent.
+        for (i, a) in accounts.iter_mut().enumerate() {
+            let now = start + 2 * EPOCH * i as u32;
+            b.note_datagram(now, a, 1400);
+            b.renew(a);
+            let waiting_bytes = 2 * a.shares.receive_bytes;
+            b.note_used(a, Used { waiting_bytes, assembly_bytes: 0 });
+            held += waiting_bytes;
+        }
+        let most = 2 * (24 << 20) + 1000 * 2 * MIN_RECEIVE_SHARE_BYTES;
+        assert!(held <= most && held > 2 * (24 << 20), "{held} of {most}");
     }
 }

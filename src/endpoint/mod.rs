@@ -18,7 +18,7 @@ use crate::wire::packet::{TYPE_CONFIRM, TYPE_HELLO};
 use crate::wire::{CID_BYTES, Cid};
 use admission::Admission;
 pub use admission::{AdmissionCounters, MAX_HALF_OPEN};
-use budgets::{Account, Budgets};
+use budgets::{Account, Budgets, Used};
 use config::EndpointConfig;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -211,7 +211,8 @@ impl Endpoint {
         if !std::mem::replace(&mut e.ready, true) {
             self.turns.push(key);
         }
-        self.budgets.note_assembly(&mut e.account, e.session.assembly_bytes());
+        let (waiting_bytes, assembly_bytes) = e.session.receive_memory();
+        self.budgets.note_used(&mut e.account, Used { waiting_bytes, assembly_bytes });
         e.renew_shares(&self.budgets);
         self.mark(key);
         self.arm(now, key, true);
@@ -470,7 +471,7 @@ impl Endpoint {
         if self.sessions.get(&key).is_some_and(|e| e.session.is_over()) {
             if let Some(mut e) = self.sessions.remove(&key) {
                 self.by_cid.remove(&e.session.local_cid());
-                self.budgets.note_assembly(&mut e.account, 0);
+                self.budgets.note_used(&mut e.account, Used::default());
             }
             self.turns.remove(key);
         }

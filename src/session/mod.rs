@@ -293,9 +293,10 @@ impl Session {
         self.control_window = control_window(receive);
     }
 
-    /// Bytes reserved for chunks in assembly.
-    pub fn assembly_bytes(&self) -> u64 {
-        self.receiver.reserved_bytes()
+    /// Bytes received that wait for the store, and bytes reserved for chunks in assembly.
+    pub fn receive_memory(&self) -> (u64, u64) {
+        let assembly = self.receiver.reserved_bytes();
+        (self.receiver.used_bytes() - assembly, assembly)
     }
 
     /// The socket or the route takes no datagrams of that many bytes. What was lost by that is repaired like any loss.

@@ -462,8 +462,9 @@ impl Receiver {
             };
             e.open.insert(s.chunk, fresh);
         }
-        // Twice the budget is more than an honest sender can have in flight.
-        if s.encoded.is_none() && self.queued_bytes + s.data.len() as u64 > 2 * self.budget_bytes {
+        // Twice the budget is more than an honest sender can have in flight; but one datagram always finds room.
+        let queued = self.queued_bytes + s.data.len() as u64;
+        if s.encoded.is_none() && self.queued_bytes > 0 && queued > 2 * self.budget_bytes {
             return Accept::NotNow;
         }
         self.place_segment(file, s, total)
