@@ -26,6 +26,9 @@ const SHARES: usize = 64;
 /// Pause between two bursts.
 const BEAT: Duration = Duration::from_micros(500);
 
+/// Most packets of a burst.
+const MAX_BURST: usize = 1000;
+
 struct Options {
     target: SocketAddr,
     rate: f64,
@@ -144,7 +147,11 @@ fn main() {
     let (start, mut buf) = (Instant::now(), [0; 2048]);
     let mut reading = 0;
     while start.elapsed().as_secs_f64() < o.seconds {
-        while (flood.sent as f64) < start.elapsed().as_secs_f64() * o.rate {
+        // Bounded: a machine that cannot keep up must still come to read and to look at the clock.
+        for _ in 0..MAX_BURST {
+            if flood.sent as f64 >= start.elapsed().as_secs_f64() * o.rate {
+                break;
+            }
             let socket = flood.sent as usize % sockets.len();
             let packet = flood.packet(socket);
             flood.sent += 1;
@@ -166,7 +173,9 @@ fn main() {
                 }
             }
         }
-        std::thread::sleep(BEAT);
+        if flood.sent as f64 >= start.elapsed().as_secs_f64() * o.rate {
+            std::thread::sleep(BEAT);
+        }
     }
     let took = start.elapsed().as_secs_f64();
     let amplification = bytes_back as f64 / bytes_sent.max(1) as f64;

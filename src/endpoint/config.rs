@@ -59,7 +59,7 @@ impl Default for SessionConfig {
             window_cap_bytes: None,
             chunk_size: DEFAULT_CHUNK_SIZE,
             compress: Compression::Auto,
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             max_retries: None,
             client_id: String::new(),

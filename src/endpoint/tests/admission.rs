@@ -18,7 +18,7 @@ fn hellos_are_repeated_early_and_then_steadily() {
         assert_eq!(hello(p), Hello { attempt: n as u8, ..first.clone() }, "the same Hello each time");
     }
     let (at, reason) = net.closed(1).expect("closed");
-    assert!(matches!(reason, CloseReason::Unreachable { .. }) && at == Duration::from_secs(10), "{at:?}");
+    assert!(matches!(reason, CloseReason::Unreachable { .. }) && at == Duration::from_secs(30), "{at:?}");
 }
 
 /// The connect time-out holds until the server has proved itself.
@@ -31,7 +31,7 @@ fn a_server_that_only_replies_is_not_reached() {
     let (at, reason) = net.closed(1).expect("closed");
     assert!(matches!(reason, CloseReason::Unreachable { .. }), "{reason:?}");
     // From the Reply on, which is a sign that somebody is there.
-    assert_eq!(at, Duration::from_secs(10) + ms(20));
+    assert_eq!(at, Duration::from_secs(30) + ms(20));
 }
 
 /// A crowd at the door: signs of the server start the connect time-out again, but forged ones not for ever.
@@ -45,7 +45,7 @@ fn a_server_that_asks_for_cookies_is_waited_for() {
         let mut cookie = [0; 16];
         cookie[..8].copy_from_slice(&cookies.to_be_bytes());
         let bytes = crate::wire::handshake::Retry { client_cid: hello.client_cid, cookie }.encode();
-        if p.sent < Duration::from_secs(9) || hello.cookie.is_none() || p.sent > Duration::from_secs(30) {
+        if p.sent < Duration::from_secs(29) {
             return vec![Packet { from: p.to, to: p.from, bytes, sent: p.sent }];
         }
         Vec::new()
@@ -54,7 +54,7 @@ fn a_server_that_asks_for_cookies_is_waited_for() {
     net.run();
     let (at, reason) = net.closed(1).expect("closed");
     assert!(matches!(reason, CloseReason::Unreachable { .. }), "{reason:?}");
-    assert!(at > Duration::from_secs(18) && at < Duration::from_secs(20), "{at:?}");
+    assert!(at > Duration::from_secs(58) && at < Duration::from_secs(60), "{at:?}");
 }
 
 #[test]
