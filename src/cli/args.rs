@@ -168,6 +168,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure goodput against window size, loss, chunk size or rate control, in simulation or on a real link
     Bench(super::bench::args::BenchArgs),
+    /// Make a page with plots of what --trace has written
+    #[command(after_help = super::trace_report::args::EXAMPLES)]
+    Report(super::trace_report::args::TraceReportArgs),
     /// Make a key that both sides can use
     #[command(after_help = KEYGEN_EXAMPLES)]
     Keygen(KeygenArgs),
@@ -208,6 +211,9 @@ pub struct LinkArgs {
     /// rate=100mbit,burst=4,seed=7 in any selection), and with loss-in= and so on what it receives
     #[arg(long, value_name = "SPEC")]
     pub sim: Option<String>,
+    /// Write what happens to every packet, file and session to this file, for fulmar report
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
 }
 
 /// How a client connects.
@@ -448,6 +454,9 @@ pub struct DemoArgs {
     /// How each side impairs what it sends
     #[arg(long, value_name = "SPEC", default_value = "loss=10%,corrupt=10%")]
     pub sim: String,
+    /// Write what happens to every packet and file of the client to this file, for fulmar report
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
     /// Output.
     #[command(flatten)]
     pub output: OutputArgs,

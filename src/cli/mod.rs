@@ -24,13 +24,15 @@ pub mod signals;
 pub mod summary;
 pub mod terminal;
 pub mod text;
+pub mod trace;
+pub mod trace_report;
 
 use args::{Command, OutputArgs, VerbosityArgs};
 use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 8] = ["bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 9] = ["bench", "report", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
@@ -44,6 +46,7 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Keygen(args) => keygen::run(args),
+            Self::Report(args) => trace_report::run(args),
         }
     }
 
@@ -58,12 +61,13 @@ impl Command {
             Self::Demo(_) => "demo",
             Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
+            Self::Report(_) => "report",
         }
     }
 
     fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Serve(_) | Self::Keygen(_) => None,
+            Self::Serve(_) | Self::Keygen(_) | Self::Report(_) => None,
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
             Self::Ls(args) => Some(&args.output),
@@ -82,6 +86,7 @@ impl Command {
     pub fn verbosity(&self) -> VerbosityArgs {
         match self {
             Self::Serve(args) => args.verbosity.clone(),
+            Self::Report(args) => args.verbosity.clone(),
             _ => self.output().map(|output| output.verbosity.clone()).unwrap_or_default(),
         }
     }

@@ -49,6 +49,8 @@ pub struct SessionConfig {
     pub client_id: String,
     /// Largest datagram to try (UDP payload), from the interface MTU.
     pub max_datagram_bytes: u32,
+    /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
+    pub trace: bool,
 }
 
 impl Default for SessionConfig {
@@ -64,6 +66,7 @@ impl Default for SessionConfig {
             max_retries: None,
             client_id: String::new(),
             max_datagram_bytes: 1472,
+            trace: false,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod server;
 mod server_log;
 mod shims;
 mod timer;
+pub mod trace;
 pub mod udp;
 
 use crate::store::Store;

@@ -5,6 +5,7 @@
 use super::client::NetError;
 use super::driver::{Clock, Driver, Parts, random_bytes};
 use super::server_log::ServerLog;
+use super::trace::TraceFile;
 use super::udp::{UdpPipe, local_payload, path_payload};
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
@@ -37,6 +38,8 @@ pub struct ServerOptions {
     pub sim: Option<Spec>,
     /// See `FileOptions::partial_ttl`.
     pub partial_ttl: Option<Duration>,
+    /// `--trace`.
+    pub trace: Option<TraceFile>,
 }
 
 /// A bound server.
@@ -90,12 +93,14 @@ impl Server {
     /// The disk thread or the poll failed. No peer and no network trouble ends the loop.
     pub fn run(self, signal: Arc<AtomicI32>) -> Result<(), NetError> {
         let Self { options, pipe, local, store } = self;
-        let ServerOptions { dir, endpoint, sim, .. } = options;
+        let ServerOptions { dir, mut endpoint, sim, trace, .. } = options;
+        endpoint.session.trace = trace.is_some();
         let max_payload = endpoint.session.max_datagram_bytes;
         let clock = Clock::start();
         let mut server_log = ServerLog::new(clock.started());
         let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
         let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+        driver.set_trace(trace);
         log::info!("listening on {local} (UDP), serving {}", dir.display());
         while !driver.signalled() {
             let wake_by = driver.now() + HEARTBEAT;
