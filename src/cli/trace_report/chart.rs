@@ -5,6 +5,7 @@
 use crate::cli::bench::plot::{colour, inline_svg};
 use plotters::prelude::*;
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// Dots are at least so far apart, pixels: nearer ones would only make the page larger.
 const DOT_GRID: f64 = 3.0;
@@ -18,23 +19,31 @@ pub(super) enum Shape {
     Dashed(Vec<(f64, Option<f64>)>),
     /// Single points.
     Dots(Vec<(f64, f64)>),
+    /// Single points that must be told from dots.
+    Crosses(Vec<(f64, f64)>),
 }
 
 impl Shape {
     /// The highest value.
     pub(super) fn top(&self) -> f64 {
+        self.range().end
+    }
+
+    /// From the lowest to the highest value.
+    pub(super) fn range(&self) -> Range<f64> {
+        let around = |values: &mut dyn Iterator<Item = f64>| {
+            values.fold(f64::INFINITY..0.0, |range: Range<f64>, y| range.start.min(y)..range.end.max(y))
+        };
         match self {
-            Self::Line(points) | Self::Dashed(points) => {
-                points.iter().filter_map(|(_, y)| *y).fold(0.0, f64::max)
-            }
-            Self::Dots(points) => points.iter().map(|(_, y)| *y).fold(0.0, f64::max),
+            Self::Line(points) | Self::Dashed(points) => around(&mut points.iter().filter_map(|(_, y)| *y)),
+            Self::Dots(points) | Self::Crosses(points) => around(&mut points.iter().map(|(_, y)| *y)),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Line(points) | Self::Dashed(points) => points.iter().all(|(_, y)| y.is_none()),
-            Self::Dots(points) => points.is_empty(),
+            Self::Dots(points) | Self::Crosses(points) => points.is_empty(),
         }
     }
 }
@@ -59,7 +68,7 @@ impl Place {
 
     fn letters(self) -> i32 {
         match self {
-            Self::Wide => 13,
+            Self::Wide => 14,
             Self::Narrow => 16,
         }
     }
@@ -69,9 +78,9 @@ impl Place {
 #[derive(Clone, Debug)]
 pub(super) struct Chart<'a> {
     /// Seconds shown.
-    pub(super) seconds: f64,
-    /// Highest value shown.
-    pub(super) top: f64,
+    pub(super) seconds: Range<f64>,
+    /// Values shown.
+    pub(super) values: Range<f64>,
     /// Beside the y axis.
     pub(super) y_name: String,
     pub(super) series: Vec<(RGBColor, &'a Shape)>,
@@ -92,22 +101,25 @@ impl Chart<'_> {
         let size = place.size();
         let letters = place.letters();
         let area = SVGBackend::with_string(svg, size).into_drawing_area();
-        let (seconds, top) = (self.seconds.max(1e-3), if self.top > 0.0 { self.top * 1.06 } else { 1.0 });
+        let (seconds, values) = (spread(&self.seconds, 1e-3, 0.0), spread(&self.values, 1.0, 0.06));
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
             .margin_right(16)
             .x_label_area_size(3 * letters + 4)
             .y_label_area_size(4 * letters + 8)
-            .build_cartesian_2d(0.0..seconds, 0.0..top)?;
+            .build_cartesian_2d(seconds.clone(), values.clone())?;
         let text = ("sans-serif", letters).into_font().color(&colour::INK);
-        let label = |most: f64| move |value: &f64| format!("{value:.*}", digits(most));
+        let label = |range: &Range<f64>| {
+            let digits = digits(range.end - range.start);
+            move |value: &f64| format!("{value:.digits$}")
+        };
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
             .bold_line_style(colour::GRID)
             .axis_style(colour::EXPECTED)
-            .x_label_formatter(&label(seconds))
-            .y_label_formatter(&label(top))
+            .x_label_formatter(&label(&seconds))
+            .y_label_formatter(&label(&values))
             .x_labels(if place == Place::Wide { 10 } else { 5 })
             .y_labels(5)
             .x_desc("time, s")
@@ -129,13 +141,13 @@ impl Chart<'_> {
                     }
                 }
                 Shape::Dots(points) => {
-                    let per_pixel = (seconds / f64::from(size.0), top / f64::from(size.1));
-                    let mut seen = HashSet::new();
-                    let dots = points.iter().filter(|(x, y)| {
-                        let cell = |v: f64, scale: f64| (v / scale / DOT_GRID) as i64;
-                        seen.insert((cell(*x, per_pixel.0), cell(*y, per_pixel.1)))
-                    });
-                    chart.draw_series(dots.map(|point| Circle::new(*point, 2, colour.filled())))?;
+                    let dots = apart(points, &seconds, &values, size);
+                    chart.draw_series(dots.into_iter().map(|at| Circle::new(at, 2, colour.filled())))?;
+                }
+                Shape::Crosses(points) => {
+                    let dots = apart(points, &seconds, &values, size);
+                    chart
+                        .draw_series(dots.into_iter().map(|at| Cross::new(at, 3, colour.stroke_width(1))))?;
                 }
             }
         }
@@ -145,7 +157,31 @@ impl Chart<'_> {
     }
 }
 
-/// Decimals of the labels of an axis that goes so far.
+/// A range that has some width, and room above it.
+fn spread(range: &Range<f64>, least: f64, room: f64) -> Range<f64> {
+    let width = range.end - range.start;
+    if width > 0.0 { range.start..range.end + room * width } else { range.start..range.start + least }
+}
+
+/// The points inside the plot, of those that would cover each other only one.
+fn apart(
+    points: &[(f64, f64)],
+    seconds: &Range<f64>,
+    values: &Range<f64>,
+    size: (u32, u32),
+) -> Vec<(f64, f64)> {
+    let mut seen = HashSet::new();
+    let cell = |at: f64, range: &Range<f64>, pixels: u32| {
+        ((at - range.start) / (range.end - range.start) * f64::from(pixels) / DOT_GRID) as i64
+    };
+    let inside = points.iter().filter(|(x, y)| seconds.contains(x) && values.contains(y));
+    inside
+        .filter(|(x, y)| seen.insert((cell(*x, seconds, size.0), cell(*y, values, size.1))))
+        .copied()
+        .collect()
+}
+
+/// Decimals of the labels of an axis that is so long.
 fn digits(most: f64) -> usize {
     match most {
         m if m < 0.1 => 3,
@@ -179,7 +215,9 @@ mod tests {
         for place in [Place::Wide, Place::Narrow] {
             for (seconds, top) in [(0.0, 0.0), (1e-6, 1e-9), (1e6, 1e15)] {
                 let series = shapes.iter().map(|shape| (colour::MEASURED, shape)).collect();
-                let svg = Chart { seconds, top, y_name: "a & b".into(), series }.svg(place).expect("drawn");
+                let (seconds, values) = (0.0..seconds, 0.0..top);
+                let chart = Chart { seconds, values, y_name: "a & b".into(), series };
+                let svg = chart.svg(place).expect("drawn");
                 assert!(svg.starts_with("<svg ") && svg.contains("a &amp; b") && !svg.contains("http"));
                 // Equal dots are drawn once.
                 assert!(svg.matches("<circle").count() <= 1, "{}", svg.matches("<circle").count());

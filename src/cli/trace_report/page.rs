@@ -11,6 +11,7 @@ use crate::cli::bench::plot::colour;
 use crate::cli::text;
 use plotters::style::RGBColor;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 /// What the style of `bench --html` does not have: figures side by side, and a drawing for each width.
 const STYLE: &str = "\
@@ -18,17 +19,20 @@ body.many{max-width:90rem}
 .row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:0 1rem}
 .row figure{margin:.5rem 0;min-width:0}
 .key.dot::before{border-top:0;width:.5rem;height:.5rem;border-radius:50%;background:var(--c)}
+.key.cross::before{content:'\\00d7';border:0;width:auto;color:var(--c);font-weight:700}
 .name{flex-basis:100%;overflow-wrap:anywhere}
 svg.narrow{display:none}
 .many svg.narrow{display:block}
 @media(max-width:640px){svg.wide{display:none}svg.narrow{display:block}body{padding:1rem .75rem 2rem}\
 figure{padding:.5rem}}
 td,th{vertical-align:top}
-.sum td{white-space:normal;overflow-wrap:anywhere;text-align:left;min-width:8rem}
-.sum th{text-align:left;white-space:normal;overflow-wrap:anywhere}
-.sum th:first-child{min-width:0}
+.sum td,.sum th{white-space:normal;overflow-wrap:break-word;text-align:left;min-width:9.5rem;max-width:36rem}
+.sum th:first-child{overflow-wrap:normal;min-width:6.5rem}
 .warn{color:var(--bad)}
 ";
+
+/// Round trips that the close-up of a sequence shows.
+const CLOSE_UP_RTTS: f64 = 8.0;
 
 /// One curve of one session.
 struct Curve {
@@ -58,7 +62,7 @@ const KINDS: [Kind; 5] = [
         heading: "Window",
         hint: "The congestion window, and the bytes that were in flight.",
         y: byte_unit,
-        y_what: "bytes",
+        y_what: "",
         curves: window,
     },
     Kind {
@@ -118,7 +122,7 @@ pub(super) fn page(title: &str, runs: &[Run], left_out: usize) -> Result<String,
         for (run, curves) in runs.iter().zip(curves) {
             let curves: Vec<Curve> =
                 curves.into_iter().map(|c| Curve { shape: scaled(c.shape, scale), ..c }).collect();
-            figure(&mut out, run, runs.len() > 1, &curves, (seconds, top / scale), &y_name)?;
+            figure(&mut out, run, runs.len() > 1, &curves, (0.0..seconds, 0.0..top / scale), &y_name)?;
         }
         out.push_str("</div>\n</section>\n");
     }
@@ -151,7 +155,7 @@ fn summary(out: &mut String, runs: &[Run]) {
     out.push_str("</table></div>\n");
 }
 
-/// The time-sequence plots: not all sessions need to show the same, so each has its own scale.
+/// The time-sequence plots, whole and close up: not all sessions need to show the same, so each has its own scale.
 fn sequences(out: &mut String, runs: &[Run], seconds: f64) -> Result<(), String> {
     section(
         out,
@@ -164,21 +168,62 @@ fn sequences(out: &mut String, runs: &[Run], seconds: f64) -> Result<(), String>
         let those = runs.iter().filter(|run| run.sequence() == kind);
         those.flat_map(sequence).map(|c| c.shape.top()).fold(0.0, f64::max)
     };
-    for run in runs {
-        let kind = run.sequence();
-        let top = top_of(kind);
-        let (scale, y_name) = match kind {
+    let in_units = |run: &Run| {
+        let top = top_of(run.sequence());
+        let (scale, unit) = byte_unit(top);
+        let (scale, y_name) = match run.sequence() {
             Sequence::Numbers => (1.0, "packet number".to_owned()),
-            Sequence::Chunks => (byte_unit(top).0, format!("offset in the data, {}", byte_unit(top).1)),
-            Sequence::Control => (byte_unit(top).0, format!("offset in small files, {}", byte_unit(top).1)),
+            Sequence::Chunks => (scale, format!("offset in data, {unit}")),
+            Sequence::Control => (scale, format!("offset in small files, {unit}")),
         };
-        let curves = shown(sequence(run));
+        let curves = shown(sequence(run)).into_iter();
+        let curves: Vec<Curve> = curves.map(|c| Curve { shape: scaled(c.shape, scale), ..c }).collect();
+        (curves, top / scale, y_name)
+    };
+    let many = runs.len() > 1;
+    for run in runs {
+        let (curves, top, y_name) = in_units(run);
+        figure(out, run, many, &curves, (0.0..seconds, 0.0..top), &y_name)?;
+    }
+    out.push_str("</div>\n</section>\n");
+    let mut close_ups = runs.iter().filter_map(|run| Some((run, close_up(run)?))).peekable();
+    if close_ups.peek().is_none() {
+        return Ok(());
+    }
+    let hint = "Some round trips from the middle of that: repairs follow a round trip after what was lost.";
+    section(out, "Sequence, close up", hint);
+    for (run, seconds) in close_ups {
+        let (curves, _, y_name) = in_units(run);
         let curves: Vec<Curve> =
-            curves.into_iter().map(|c| Curve { shape: scaled(c.shape, scale), ..c }).collect();
-        figure(out, run, runs.len() > 1, &curves, (seconds, top / scale), &y_name)?;
+            curves.into_iter().map(|c| Curve { shape: clipped(c.shape, &seconds), ..c }).collect();
+        let values =
+            curves.iter().map(|c| c.shape.range()).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+        figure(out, run, many, &shown(curves), (seconds, values.unwrap_or(0.0..1.0)), &y_name)?;
     }
     out.push_str("</div>\n</section>\n");
     Ok(())
+}
+
+/// The seconds of a close-up: some round trips from the middle, if the session took many more.
+fn close_up(run: &Run) -> Option<Range<f64>> {
+    let width = CLOSE_UP_RTTS * run.rtt.get()?.max(run.bins.width_s() * 1e3) / 1e3;
+    let middle = run.duration_s() / 2.0;
+    (run.duration_s() > 3.0 * width).then_some(middle - width / 2.0..middle + width / 2.0)
+}
+
+/// What of it lies in these seconds.
+fn clipped(shape: Shape, seconds: &Range<f64>) -> Shape {
+    let line = |points: Vec<(f64, Option<f64>)>| {
+        points.into_iter().filter(|(x, _)| seconds.contains(x)).collect::<Vec<_>>()
+    };
+    let dots =
+        |points: Vec<(f64, f64)>| points.into_iter().filter(|(x, _)| seconds.contains(x)).collect::<Vec<_>>();
+    match shape {
+        Shape::Line(points) => Shape::Line(line(points)),
+        Shape::Dashed(points) => Shape::Dashed(line(points)),
+        Shape::Dots(points) => Shape::Dots(dots(points)),
+        Shape::Crosses(points) => Shape::Crosses(dots(points)),
+    }
 }
 
 fn figure(
@@ -186,7 +231,7 @@ fn figure(
     run: &Run,
     is_one_of_many: bool,
     curves: &[Curve],
-    (seconds, top): (f64, f64),
+    (seconds, values): (Range<f64>, Range<f64>),
     y_name: &str,
 ) -> Result<(), String> {
     out.push_str("<figure>\n<figcaption>");
@@ -198,6 +243,7 @@ fn figure(
             Shape::Line(_) => "key",
             Shape::Dashed(_) => "key dashed",
             Shape::Dots(_) => "key dot",
+            Shape::Crosses(_) => "key cross",
         };
         let colour = match *colour {
             colour::MEASURED => "measured",
@@ -212,7 +258,7 @@ fn figure(
     }
     out.push_str("</figcaption>\n");
     let series = curves.iter().map(|c| (c.colour, &c.shape)).collect();
-    let chart = Chart { seconds, top, y_name: y_name.to_owned(), series };
+    let chart = Chart { seconds, values, y_name: y_name.to_owned(), series };
     if !is_one_of_many {
         out.push_str(&chart.svg(Place::Wide)?.replacen("<svg ", "<svg class=\"wide\" ", 1));
     }
@@ -230,10 +276,12 @@ fn scaled(shape: Shape, scale: f64) -> Shape {
     let line = |points: Vec<(f64, Option<f64>)>| -> Vec<_> {
         points.into_iter().map(|(x, y)| (x, y.map(|y| y / scale))).collect()
     };
+    let dots = |points: Vec<(f64, f64)>| points.into_iter().map(|(x, y)| (x, y / scale)).collect();
     match shape {
         Shape::Line(points) => Shape::Line(line(points)),
         Shape::Dashed(points) => Shape::Dashed(line(points)),
-        Shape::Dots(points) => Shape::Dots(points.into_iter().map(|(x, y)| (x, y / scale)).collect()),
+        Shape::Dots(points) => Shape::Dots(dots(points)),
+        Shape::Crosses(points) => Shape::Crosses(dots(points)),
     }
 }
 
@@ -262,8 +310,8 @@ fn per_second(run: &Run, count: impl Fn(&Bin) -> f64) -> Vec<(f64, Option<f64>)>
     steps(run, |bin| Some(count(bin) / width))
 }
 
-fn dots(points: &Points) -> Shape {
-    Shape::Dots(points.iter().map(|(x, y)| (x, y as f64)).collect())
+fn points(points: &Points) -> Vec<(f64, f64)> {
+    points.iter().map(|(x, y)| (x, y as f64)).collect()
 }
 
 fn sequence(run: &Run) -> Vec<Curve> {
@@ -283,14 +331,14 @@ fn sequence(run: &Run) -> Vec<Curve> {
     if kind == Sequence::Numbers {
         return vec![
             curve("received", colour::MEASURED, path),
-            curve("missing", colour::MARK, dots(&run.missing)),
+            curve("missing", colour::MARK, Shape::Crosses(points(&run.missing))),
         ];
     }
     let stream = usize::from(kind == Sequence::Control);
     vec![
         curve("sent first", colour::MEASURED, path),
-        curve("sent again", colour::SECOND, dots(&run.repairs[stream])),
-        curve("lost", colour::MARK, dots(&run.lost[stream])),
+        curve("sent again", colour::SECOND, Shape::Dots(points(&run.repairs[stream]))),
+        curve("lost", colour::MARK, Shape::Crosses(points(&run.lost[stream]))),
     ]
 }
 

@@ -6,7 +6,7 @@ use super::read::Run;
 use crate::cli::text;
 use crate::units;
 
-/// Width of a column on the terminal; longer values are not cut, only out of line.
+/// Width of a column on the terminal; with several, longer values are cut.
 const COLUMN: usize = 24;
 
 /// A figure's name and its value for a session.
@@ -75,10 +75,18 @@ pub(super) fn table(runs: &[Run]) -> Vec<String> {
         }
         line
     };
-    let mut lines = vec![line("trace", runs.iter().map(|run| run.name.clone()).collect())];
+    // Beside others, a command line has no room.
+    let many = runs.len() > 1;
+    let cut = |cell: String| match cell.char_indices().nth(COLUMN) {
+        Some(_) if many => cell.chars().take(COLUMN - 3).chain("...".chars()).collect(),
+        _ => cell,
+    };
+    let mut lines = vec![line("trace", runs.iter().map(|run| cut(run.name.clone())).collect())];
+    let rows = ROWS.iter().filter(|(name, _)| !(many && *name == "command"));
     lines.extend(
-        ROWS.iter()
-            .map(|(name, value)| line(name, runs.iter().map(|run| text::one_line(&value(run))).collect())),
+        rows.map(|(name, value)| {
+            line(name, runs.iter().map(|run| cut(text::one_line(&value(run)))).collect())
+        }),
     );
     for run in runs.iter().filter(|run| run.left_out > 0) {
         lines.push(format!("{}: {} records are missing", run.name, text::count(run.left_out)));

@@ -107,6 +107,7 @@ fn pages_are_self_contained_and_say_what_is_missing() {
     // Six plots, wide and narrow; two of each, narrow alone.
     assert_eq!(page_of_one.matches("<svg ").count(), 12);
     assert_eq!(page_of_two.matches("<svg ").count(), 12);
+    assert!(!page_of_one.contains("close up"), "too short for one");
     assert!(page_of_two.contains("7 records are missing") && page_of_two.contains("3 sessions left out"));
     assert!(!page_of_one.contains("missing, because"));
     for page in [page_of_one, page_of_two] {
