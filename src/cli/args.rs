@@ -336,6 +336,9 @@ pub struct ServeArgs {
     /// Refuse to impair the way back of an echo
     #[arg(long, help_heading = "Limits")]
     pub no_echo_sim: bool,
+    /// Watching it.
+    #[command(flatten)]
+    pub watch: super::watch::WatchArgs,
     /// Amount of output.
     #[command(flatten)]
     pub verbosity: VerbosityArgs,

@@ -214,6 +214,7 @@ impl DemoServer {
             sim: Some(sim),
             partial_ttl: None,
             trace: None,
+            watch: Default::default(),
         })?;
         let address = server.local_addr();
         let signal = Arc::new(AtomicI32::new(0));

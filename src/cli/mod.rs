@@ -26,6 +26,7 @@ pub mod terminal;
 pub mod text;
 pub mod trace;
 pub mod trace_report;
+pub mod watch;
 
 use args::{Command, OutputArgs, VerbosityArgs};
 use exit::Failure;

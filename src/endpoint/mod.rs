@@ -484,6 +484,11 @@ impl Endpoint {
         self.sessions.get(&session).map(|e| e.session.stats())
     }
 
+    /// Shows every session that lives: its peer and its figures.
+    pub fn for_each_session(&self, mut each: impl FnMut(SessionKey, SocketAddr, &Stats)) {
+        self.sessions.iter().for_each(|(key, e)| each(*key, e.session.remote(), &e.session.stats()));
+    }
+
     /// Takes what traced sessions have recorded, each session's in order; how many records were left out for want of
     /// room. With `SessionConfig::trace` it must be called every turn.
     pub fn take_traces(&mut self, out: &mut Vec<(SessionKey, Record)>) -> u64 {

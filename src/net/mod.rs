@@ -13,6 +13,7 @@ mod shims;
 mod timer;
 pub mod trace;
 pub mod udp;
+pub mod watch;
 
 use crate::store::Store;
 use crate::store::file::{FileOptions, FileStore};

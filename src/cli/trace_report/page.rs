@@ -257,7 +257,8 @@ fn figure(
         out.push_str("<span class=\"key\">nothing to show</span>");
     }
     out.push_str("</figcaption>\n");
-    let series = curves.iter().map(|c| (c.colour, &c.shape)).collect();
+    // The first curve is the one that nothing may cover.
+    let series = curves.iter().rev().map(|c| (c.colour, &c.shape)).collect();
     let chart = Chart { seconds, values, y_name: y_name.to_owned(), series };
     if !is_one_of_many {
         out.push_str(&chart.svg(Place::Wide)?.replacen("<svg ", "<svg class=\"wide\" ", 1));

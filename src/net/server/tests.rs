@@ -14,6 +14,7 @@ fn options(listen: &str, dir: &std::path::Path) -> ServerOptions {
         sim: None,
         partial_ttl: None,
         trace: None,
+        watch: WatchOptions::default(),
     }
 }
 
