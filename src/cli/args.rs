@@ -171,6 +171,9 @@ pub enum Command {
     /// Make a page with plots of what --trace has written
     #[command(after_help = super::trace_report::args::EXAMPLES)]
     Report(super::trace_report::args::TraceReportArgs),
+    /// Show in the terminal what serve --dashboard shows
+    #[command(after_help = super::top::EXAMPLES)]
+    Top(super::top::TopArgs),
     /// Make a key that both sides can use
     #[command(after_help = KEYGEN_EXAMPLES)]
     Keygen(KeygenArgs),

@@ -24,6 +24,7 @@ pub mod signals;
 pub mod summary;
 pub mod terminal;
 pub mod text;
+pub mod top;
 pub mod trace;
 pub mod trace_report;
 pub mod watch;
@@ -33,7 +34,7 @@ use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 9] = ["bench", "report", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 10] = ["bench", "report", "top", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
@@ -48,6 +49,7 @@ impl Command {
             Self::Bench(args) => bench::run(args),
             Self::Keygen(args) => keygen::run(args),
             Self::Report(args) => trace_report::run(args),
+            Self::Top(args) => top::run(args),
         }
     }
 
@@ -63,12 +65,13 @@ impl Command {
             Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
             Self::Report(_) => "report",
+            Self::Top(_) => "top",
         }
     }
 
     fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Serve(_) | Self::Keygen(_) | Self::Report(_) => None,
+            Self::Serve(_) | Self::Keygen(_) | Self::Report(_) | Self::Top(_) => None,
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
             Self::Ls(args) => Some(&args.output),
@@ -88,6 +91,7 @@ impl Command {
         match self {
             Self::Serve(args) => args.verbosity.clone(),
             Self::Report(args) => args.verbosity.clone(),
+            Self::Top(args) => args.verbosity.clone(),
             _ => self.output().map(|output| output.verbosity.clone()).unwrap_or_default(),
         }
     }
