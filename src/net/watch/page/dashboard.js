@@ -2,6 +2,7 @@
 // Shows the snapshots that the server sends about twice a second. Names come from peers: they are only ever set as text.
 
 const KEEP_POINTS = 1200;
+const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 300];
 const history = [];
 const byId = (id) => document.getElementById(id);
 const setText = (id, text) => { byId(id).textContent = text; };
@@ -148,10 +149,11 @@ function plot(svg, lines, scale, least) {
     const label = value.toFixed(Math.max(0, -Math.floor(Math.log10(step))));
     element(svg, 'text', { x: left - 6, y: y(value) + 4, 'text-anchor': 'end' }, label);
   }
-  const ago = round(span / (width > 600 ? 6 : 3));
+  const wanted = span / (width > 600 ? 6 : 3);
+  const ago = TIME_STEPS.find((step) => step >= wanted * 0.999) || TIME_STEPS[TIME_STEPS.length - 1];
   for (let back = 0; back <= span; back += ago) {
     const anchor = back === 0 ? 'end' : x(end - back) < left + 20 ? 'start' : 'middle';
-    const label = back === 0 ? 'now' : '\u2212' + (back % 60 === 0 ? back / 60 + ' min' : back + ' s');
+    const label = back === 0 ? 'now' : '\u2212' + (ago >= 30 && back >= 60 ? back / 60 + ' min' : back + ' s');
     element(svg, 'text', { x: x(end - back), y: height - 4, 'text-anchor': anchor }, label);
   }
   for (const [of, kind] of lines) {
