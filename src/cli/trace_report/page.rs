@@ -17,6 +17,7 @@ use std::ops::Range;
 const STYLE: &str = "\
 body.many{max-width:90rem}
 .row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:0 1rem}
+.many .row{grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr))}
 .row figure{margin:.5rem 0;min-width:0}
 .key.dot::before{border-top:0;width:.5rem;height:.5rem;border-radius:50%;background:var(--c)}
 .key.cross::before{content:'\\00d7';border:0;width:auto;color:var(--c);font-weight:700}
@@ -28,6 +29,7 @@ figure{padding:.5rem}}
 td,th{vertical-align:top}
 .sum td,.sum th{white-space:normal;overflow-wrap:break-word;text-align:left;min-width:9.5rem;max-width:36rem}
 .sum th:first-child{overflow-wrap:normal;min-width:6.5rem}
+@media(min-width:641px){.sum th:first-child{white-space:nowrap}}
 .warn{color:var(--bad)}
 ";
 
