@@ -4,7 +4,8 @@
 
 use crate::congestion::ControllerKind;
 use crate::transfer::DEFAULT_CHUNK_SIZE;
-use crate::transfer::job::Compression;
+use crate::transfer::job::{Compression, Dest, SourceRoot};
+use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -68,6 +69,16 @@ impl Default for SessionConfig {
     }
 }
 
+/// The one thing that a server was started for. What and where is settled with whoever started it, not with the peer:
+/// of the peer's request only the kind counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Send these; the request is a Get, whatever paths it names.
+    Send(Vec<SourceRoot>),
+    /// Receive into this; the request is a Put, whatever destination it names.
+    Receive(Dest),
+}
+
 /// What a server allows.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -83,6 +94,8 @@ pub struct ServerConfig {
     pub allow_writes: bool,
     /// Largest file accepted.
     pub max_file_bytes: u64,
+    /// The server is there for this alone; `None`: for what its clients ask.
+    pub task: Option<Arc<Task>>,
 }
 
 impl Default for ServerConfig {
@@ -94,6 +107,7 @@ impl Default for ServerConfig {
             allow_overwrite: true,
             allow_writes: true,
             max_file_bytes: u64::MAX,
+            task: None,
         }
     }
 }
