@@ -151,6 +151,9 @@ pub enum Command {
     /// Serve a directory to many clients at once
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Copy to or from a host that ssh reaches, as scp does; nothing need run there
+    #[command(after_help = super::cp::args::EXAMPLES, override_usage = super::cp::args::USAGE)]
+    Cp(super::cp::args::CpArgs),
     /// Upload files and directories
     #[command(after_help = PUT_EXAMPLES, override_usage = PUT_USAGE)]
     Put(PutArgs),
@@ -330,6 +333,9 @@ pub struct ServeArgs {
     /// Refuse to impair the way back of an echo
     #[arg(long, help_heading = "Limits")]
     pub no_echo_sim: bool,
+    /// Serve one copy and end: what fulmar cp starts over ssh; told on stdin what to do, so no other option goes with it
+    #[arg(long, exclusive = true)]
+    pub once: bool,
     /// Amount of output.
     #[command(flatten)]
     pub verbosity: VerbosityArgs,

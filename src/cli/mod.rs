@@ -5,6 +5,7 @@
 pub mod args;
 pub mod bench;
 pub mod client;
+pub mod cp;
 pub mod demo;
 pub mod echo;
 pub mod exit;
@@ -30,13 +31,14 @@ use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 8] = ["bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 9] = ["bench", "serve", "cp", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
     pub fn run(&self) -> Result<u8, Failure> {
         match self {
             Self::Serve(args) => serve::run(args),
+            Self::Cp(args) => cp::run(args),
             Self::Put(args) => put::run(args),
             Self::Get(args) => get::run(args),
             Self::Ls(args) => ls::run(args),
@@ -51,6 +53,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Serve(_) => "serve",
+            Self::Cp(_) => "cp",
             Self::Put(_) => "put",
             Self::Get(_) => "get",
             Self::Ls(_) => "ls",
@@ -64,6 +67,7 @@ impl Command {
     fn output(&self) -> Option<&OutputArgs> {
         match self {
             Self::Serve(_) | Self::Keygen(_) => None,
+            Self::Cp(args) => Some(&args.output),
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
             Self::Ls(args) => Some(&args.output),
@@ -89,7 +93,7 @@ impl Command {
     /// What is logged without `-q` and `-v`: a server tells what it does, a client only what is wrong.
     pub fn log_level(&self) -> log::LevelFilter {
         match self {
-            Self::Serve(_) => log::LevelFilter::Info,
+            Self::Serve(args) if !args.once => log::LevelFilter::Info,
             _ => log::LevelFilter::Warn,
         }
     }
