@@ -190,7 +190,7 @@ impl<'a> Copy<'a> {
             _ => None,
         };
         let verbose = self.args.output.verbosity.verbose;
-        let line = SshLine::new(&self.args.ssh, &self.host, family, (self.output.quiet, verbose))?;
+        let line = SshLine::new(&self.args.ssh, &self.host, family, verbose)?;
         let key = key::generate()?;
         let link = link_args(self.args)?;
         let ask = Ask {
@@ -240,10 +240,8 @@ impl<'a> Copy<'a> {
                 }
                 ended = self.over_ssh(&mut ssh, key, &job, signal, &mut results);
             } else {
-                let message = format!(
-                    "{}; open it in the firewalls on the way, or copy over ssh with --fallback ssh",
-                    self.blocked(&remotes, ready.port, proxied)
-                );
+                let blocked = self.blocked(&remotes, ready.port, proxied);
+                let message = format!("{blocked}; {}", self.way_out());
                 ended.outcome = Err(Failure::new(exit::UNREACHABLE, message));
             }
         } else {
@@ -322,15 +320,22 @@ impl<'a> Copy<'a> {
         let addresses: Vec<String> =
             remotes.iter().map(|remote| text::bytes(remote.ip().to_string().as_bytes())).collect();
         let through = if proxied { " (ssh goes through another host, UDP cannot)" } else { "" };
-        let range = match self.ports {
-            Some(_) => "",
-            None => ", chosen at random unless --port-range says which",
-        };
         format!(
-            "no answer by UDP from {} port {port}{range} within {}{through}",
+            "no answer by UDP from {} port {port} within {}{through}",
             addresses.join(" or "),
             crate::units::format_duration(self.session.connect_timeout)
         )
+    }
+
+    /// What can be done about it.
+    fn way_out(&self) -> String {
+        let ports = match self.ports {
+            Some((first, last)) => format!("open UDP ports {first}-{last} in the firewalls on the way"),
+            None => {
+                "open some UDP ports in the firewalls on the way and name them with --port-range A-B".into()
+            }
+        };
+        format!("{ports}, or copy over ssh with --fallback ssh")
     }
 
     /// The peer is gone because ssh is: then its words are the reason.

@@ -54,12 +54,8 @@ pub struct SshLine {
 
 impl SshLine {
     /// From the options. `family`: `-4` or `-6`. `verbose`: how often `-v` was given; the first is for fulmar alone.
-    pub fn new(
-        args: &SshArgs,
-        host: &Host,
-        family: Option<&str>,
-        (quiet, verbose): (bool, u8),
-    ) -> Result<Self, Failure> {
+    /// There is no `-q`: what ssh says is needed to explain a failure, and not shown all the same.
+    pub fn new(args: &SshArgs, host: &Host, family: Option<&str>, verbose: u8) -> Result<Self, Failure> {
         let mut given = shlex::split(&args.ssh).unwrap_or_default().into_iter();
         let program = given.next().ok_or_else(|| {
             Failure::usage(format!(
@@ -80,7 +76,6 @@ impl SshLine {
         args.jump.iter().for_each(|host| paired(&mut words, "-J", host));
         args.identity.iter().for_each(|file| paired(&mut words, "-i", file));
         args.option.iter().for_each(|option| paired(&mut words, "-o", option));
-        words.extend(quiet.then(|| "-q".into()));
         words.extend((1..verbose).map(|_| "-v".into()));
         let remote = match &args.remote_fulmar {
             None => REMOTE_COMMAND.to_owned(),
@@ -476,7 +471,7 @@ mod tests {
             unreachable!()
         };
         let host = Host { user: Some("u".into()), name: "h".into() };
-        let line = SshLine::new(&args.ssh, &host, None, (false, 0))?;
+        let line = SshLine::new(&args.ssh, &host, None, 0)?;
         let mut command = line.command(&[]);
         command.arg(&line.remote);
         let words = std::iter::once(command.get_program()).chain(command.get_args());
