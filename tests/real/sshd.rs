@@ -63,13 +63,13 @@ impl Sshd {
         // Between finding a free port and binding it another process may take it.
         for _ in 0..5 {
             let port = free_port();
-            let config = server_config(lab, setup, port);
+            let config = server_config(lab, setup, Some(port));
             let mut command = Command::new(sshd().expect("has_sshd was asked"));
             let mut process = Running::start(command.arg("-D").arg("-e").arg("-f").arg(&config));
             let start = now();
             while process.is_running() && start.elapsed() < PATIENCE {
                 if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    let config = client_config(lab, port);
+                    let config = client_config(lab, setup, port);
                     return Self { _process: process, port, config };
                 }
                 until_next_look();
@@ -108,17 +108,19 @@ fn until_next_look() {
     until("a moment", || start.elapsed().as_millis() >= 10);
 }
 
-fn server_config(lab: &Lab, setup: &Setup, port: u16) -> PathBuf {
+/// `port`: what it listens on; `None`: for one connection on stdin, which does not know its own address.
+fn server_config(lab: &Lab, setup: &Setup, port: Option<u16>) -> PathBuf {
     let at = |name: &str| lab.path(name).display().to_string();
     let bin = Path::new(FULMAR).parent().expect("a directory").display().to_string();
     let path = if setup.installed { format!("{bin}:/usr/bin:/bin") } else { "/usr/bin:/bin".to_owned() };
     let before = setup.before;
+    let listen = port.map(|port| format!("Port {port}\nListenAddress 127.0.0.1\n")).unwrap_or_default();
     lab.write(
-        "sshd_config",
+        if port.is_some() { "sshd_config" } else { "sshd_config_stdin" },
         format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
-             StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\nPrintMotd no\nSetEnv HOME={} PATH={path}\n\
+            "{listen}HostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\n\
+             PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\n\
+             SetEnv HOME={} PATH={path}\n\
              ForceCommand {before} cd \"$HOME\" && sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
             at("host_key"),
             at("authorized_keys"),
@@ -127,16 +129,25 @@ fn server_config(lab: &Lab, setup: &Setup, port: u16) -> PathBuf {
     )
 }
 
-fn client_config(lab: &Lab, port: u16) -> PathBuf {
+/// Three names for the server: `box` is it; `dark` is one that ssh reaches and UDP does not (an address of RFC 5737,
+/// which nobody has); `far` has the same address, but its sshd knows a better one.
+fn client_config(lab: &Lab, setup: &Setup, port: u16) -> PathBuf {
     let host_key = fs::read_to_string(lab.path("host_key.pub")).expect("there");
-    lab.write("known_hosts", format!("[127.0.0.1]:{port} {host_key}"));
+    lab.write("known_hosts", format!("box-key {host_key}"));
+    let stdin = server_config(lab, setup, None);
+    let sshd = sshd().expect("has_sshd was asked");
     fs::set_permissions(lab.path("user_key"), PermissionsExt::from_mode(0o600)).expect("set");
     let at = |name: &str| lab.path(name).display().to_string();
     lab.write(
         "ssh_config",
         format!(
-            "Host box\n  HostName 127.0.0.1\n  Port {port}\nHost *\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
-             UserKnownHostsFile {}\n  GlobalKnownHostsFile none\n  BatchMode yes\n  LogLevel ERROR\n",
+            "Host box\n  HostName 127.0.0.1\n  Port {port}\n\
+             Host dark\n  HostName 192.0.2.1\n  ProxyCommand {sshd} -i -f {}\n\
+             Host far\n  HostName 192.0.2.1\n  ProxyCommand ssh -F {} -W 127.0.0.1:{port} box\n\
+             Host *\n  HostKeyAlias box-key\n  IdentityFile {}\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  \
+             GlobalKnownHostsFile none\n  BatchMode yes\n",
+            stdin.display(),
+            at("ssh_config"),
             at("user_key"),
             at("known_hosts"),
         ),

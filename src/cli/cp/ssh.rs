@@ -40,6 +40,8 @@ const LINES_WAIT: Duration = Duration::from_millis(300);
 const CONFIG_WAIT: Duration = Duration::from_secs(2);
 /// Lines of ssh that are kept to explain a failure.
 const KEPT_LINES: usize = 40;
+/// How ssh ends when it does not trust the server.
+const UNTRUSTED: &str = "Host key verification failed.";
 /// Addresses that are tried at most: each costs a second, and an answer within ten seconds is promised.
 const MAX_ADDRESSES: usize = 3;
 
@@ -347,14 +349,12 @@ impl Ssh {
             words.iter().any(|word| lines.kept.iter().any(|line| line.contains(word)))
         };
         match status.and_then(|status| status.code()) {
-            Some(255) if has(&["REMOTE HOST IDENTIFICATION HAS CHANGED", "Host key verification failed"]) => {
+            Some(255) if has(&["REMOTE HOST IDENTIFICATION HAS CHANGED", UNTRUSTED]) => {
                 // Which key, and in which file: that is worth several lines.
                 let lines = self.lines();
-                if !lines.live {
-                    lines
-                        .kept
-                        .iter()
-                        .for_each(|line| terminal::stderr_line(&format!("ssh: {}", text::one_line(line))));
+                let told = |line: &&String| line.trim() != UNTRUSTED;
+                for line in lines.kept.iter().filter(told).filter(|_| !lines.live) {
+                    exit::complain(&format!("ssh: {line}"));
                 }
                 Failure::new(
                     exit::AUTHENTICATION,
@@ -404,7 +404,10 @@ impl Ssh {
     fn last_line(&self, noise: &[u8]) -> Option<String> {
         let lines = self.lines();
         let said = lines.kept.iter().rev().find(|line| !line.trim().is_empty() && !line.starts_with("debug"));
-        let said = said.map(|line| text::one_line(line));
+        let said = said.map(|line| {
+            let line = text::one_line(line);
+            line.strip_prefix("ssh: ").unwrap_or(&line).trim_end_matches('.').to_owned()
+        });
         said.or_else(|| {
             let noise = String::from_utf8_lossy(noise);
             let last = noise.lines().rev().find(|line| !line.trim().is_empty())?;
