@@ -206,6 +206,8 @@ fn the_grammar_is_that_of_scp() {
     need!(has_sshd() && crate::support::works("sh", &["-c", "command -v scp"]), "needs sshd and scp");
     let lab = Lab::new();
     let sshd = Sshd::start(&lab);
+    // Many logins: all through one connection, as people do it.
+    let _master = sshd.master(&lab);
     let cases: &[&[&str]] = &[
         &["file", "to:have"],
         &["file", "to:have/"],
@@ -306,7 +308,8 @@ fn whatever_ends_one_side_ends_the_other() {
     need!(has_sshd(), WHY);
     let lab = Lab::new();
     let sshd = Sshd::start(&lab);
-    let content = noise(3, 3_000_000);
+    // Some seconds at the rate below; both breaks come before that.
+    let content = noise(3, 12_000_000);
     lab.write("big", &content);
     let begin = || {
         let copy = Running::start(

@@ -38,7 +38,6 @@ impl Default for Setup {
 #[derive(Debug)]
 pub(crate) struct Sshd {
     _process: Running,
-    pub(crate) port: u16,
     /// For `-F`: knows the server as `box`.
     config: PathBuf,
 }
@@ -70,7 +69,7 @@ impl Sshd {
             while process.is_running() && start.elapsed() < PATIENCE {
                 if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                     let config = client_config(lab, setup, port);
-                    return Self { _process: process, port, config };
+                    return Self { _process: process, config };
                 }
                 until_next_look();
             }
@@ -84,6 +83,15 @@ impl Sshd {
         let mut all = vec!["cp", "-F", &config];
         all.extend(arguments);
         lab.fulmar(&all)
+    }
+
+    /// A connection that later ones share (`ControlMaster`), as long as it is kept.
+    pub(crate) fn master(&self, lab: &Lab) -> Running {
+        let mut command = Command::new("ssh");
+        command.arg("-F").arg(&self.config).args(["-M", "-N", "-oControlPersist=no", "box"]);
+        let master = Running::start(command.stdin(std::process::Stdio::null()));
+        until("the shared connection", || lab.has("control"));
+        master
     }
 
     /// The same for scp, in its old protocol, which runs commands there as fulmar does.
@@ -145,11 +153,13 @@ fn client_config(lab: &Lab, setup: &Setup, port: u16) -> PathBuf {
              Host dark\n  HostName 192.0.2.1\n  ProxyCommand {sshd} -i -f {}\n\
              Host far\n  HostName 192.0.2.1\n  ProxyCommand ssh -F {} -W 127.0.0.1:{port} box\n\
              Host *\n  HostKeyAlias box-key\n  IdentityFile {}\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n  \
-             GlobalKnownHostsFile none\n  BatchMode yes\n",
+             GlobalKnownHostsFile none\n  BatchMode yes\n  \
+             ControlPath {}\n",
             stdin.display(),
             at("ssh_config"),
             at("user_key"),
             at("known_hosts"),
+            at("control"),
         ),
     )
 }
