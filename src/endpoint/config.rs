@@ -5,6 +5,7 @@
 use crate::congestion::ControllerKind;
 use crate::transfer::DEFAULT_CHUNK_SIZE;
 use crate::transfer::job::{Compression, Dest, SourceRoot};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -50,6 +51,9 @@ pub struct SessionConfig {
     pub client_id: String,
     /// Largest datagram to try (UDP payload), from the interface MTU.
     pub max_datagram_bytes: u32,
+    /// A client that receives: the first components of the paths that may come; whatever else comes ends the session.
+    /// `None`: any, as far as they stay inside the destination.
+    pub only_roots: Option<Arc<BTreeSet<Vec<u8>>>>,
 }
 
 impl Default for SessionConfig {
@@ -65,6 +69,7 @@ impl Default for SessionConfig {
             max_retries: None,
             client_id: String::new(),
             max_datagram_bytes: 1472,
+            only_roots: None,
         }
     }
 }

@@ -100,6 +100,11 @@ impl Session {
                 if !self.may_receive() {
                     return Err("a manifest that nobody asked for");
                 }
+                if let (Some(roots), Message::Entry(entry)) = (&self.config.only_roots, &message)
+                    && !roots.contains(entry.path.split(|b| *b == b'/').next().unwrap_or_default())
+                {
+                    return Err("something that was not asked for");
+                }
                 self.receiver.handle_message(message)
             }
         }

@@ -312,10 +312,10 @@ fn whatever_ends_one_side_ends_the_other() {
     let content = noise(3, 12_000_000);
     lab.write("big", &content);
     let begin = || {
-        let copy = Running::start(
-            &mut sshd.cp(&lab, &["--limit", "20mbit", "--chunk-size", "16KiB", "big", "box:"]),
-        );
-        until("a partial file", || lab.names("home").iter().any(|name| name.ends_with(".part")));
+        let options = ["--limit", "16mbit", "--chunk-size", "16KiB", "--progress", "always", "big", "box:"];
+        let copy = Running::start(&mut sshd.cp(&lab, &options));
+        // The first line of progress comes after a second.
+        copy.stderr.wait_for(&["cp: ", "loss"]);
         copy
     };
     let copy = begin();

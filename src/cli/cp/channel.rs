@@ -140,8 +140,8 @@ pub struct Ready {
     pub address: Option<std::net::IpAddr>,
     /// Of what will be sent.
     pub shape: Shape,
-    /// How many sources will be sent.
-    pub sources: usize,
+    /// The names that what will be sent gets at its destination; an empty one: the contents of a directory.
+    pub names: Vec<Bytes>,
     /// Sources that will not.
     pub failed: Vec<FailedSource>,
 }

@@ -2,7 +2,7 @@
 //! Owns: nothing.
 //! Implements: the PATH rules of `fulmar cp --help`.
 
-use crate::cli::text;
+use crate::cli::{paths, text};
 use crate::transfer::job::{StoreError, StoreErrorKind};
 use globset::{GlobBuilder, GlobMatcher};
 use std::ffi::{OsStr, OsString};
@@ -86,6 +86,22 @@ pub fn expand(source: &[u8]) -> Result<Vec<PathBuf>, StoreError> {
         found.iter_mut().for_each(|path| path.push(""));
     }
     Ok(found)
+}
+
+/// Whether a copy of `source` may bring something of this name (empty: the contents of a directory). The other side
+/// finds what matches, but it must not choose names that nobody asked for.
+pub fn may_bring(source: &[u8], name: &[u8]) -> bool {
+    let last = paths::root_name(source);
+    if last.is_empty() || name.is_empty() {
+        return last.is_empty() && name.is_empty();
+    }
+    let whole = source.strip_suffix(b"/").unwrap_or(source);
+    if whole == last && last.starts_with(b"~") {
+        // A home directory, called as it may be; at least nothing hidden.
+        return !name.starts_with(b".");
+    }
+    let dotted = name.starts_with(b".") && !(last.starts_with(b".") || last.starts_with(b"\\."));
+    name == last || !dotted && has_pattern(last) && matcher(last).is_some_and(|m| m.is_match(as_path(name)))
 }
 
 fn has_pattern(raw: &[u8]) -> bool {
@@ -172,6 +188,39 @@ mod tests {
         }
         // Without a pattern the path is taken as it is, there or not.
         assert_eq!(names(dir, b"missing"), Ok(vec![b"missing".to_vec()]));
+    }
+
+    #[test]
+    fn only_what_was_asked_for_may_come() {
+        let cases: &[(&[u8], &[u8], bool)] = &[
+            (b"a/b.txt", b"b.txt", true),
+            (b"a/b.txt/", b"b.txt", true),
+            (b"b.txt", b".bashrc", false),
+            (b"b.txt", b"", false),
+            (b"d/.", b"", true),
+            (b"", b"", true),
+            (b"d/.", b"x", false),
+            (b"*.txt", b"x.txt", true),
+            (b"*.txt", b"x.sh", false),
+            (b"*", b".bashrc", false),
+            (b".*", b".bashrc", true),
+            (b"*", b"*", true),
+            (b"a[1]", b"a[1]", true),
+            (b"a[1]", b"a1", true),
+            (b"a\\*", b"a*", true),
+            (b"a\\*", b"ab", false),
+            (b"~", b"ada", true),
+            (b"~ada/", b"ada", true),
+            (b"~", b".ssh", false),
+            (b"~/x", b"x", true),
+            (b"~/x", b"y", false),
+            (b"\xff", b"\xff", true),
+            (b"\xff*", b"\xff*", true),
+        ];
+        for (source, name, expected) in cases {
+            let shown = format!("{} {}", String::from_utf8_lossy(source), String::from_utf8_lossy(name));
+            assert_eq!(may_bring(source, name), *expected, "{shown}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use channel::{Ask, Bytes, LinkWishes, Ready, Work};
 use grammar::{Host, Plan};
 use place::Shape;
 use ssh::{Ssh, SshLine};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -59,6 +59,8 @@ struct Job {
     request: Request,
     roots: Vec<SourceRoot>,
     dest: Option<(PathBuf, Dest)>,
+    /// See `SessionConfig::only_roots`.
+    only_roots: Option<Arc<BTreeSet<Vec<u8>>>>,
 }
 
 /// Runs it; the exit code.
@@ -137,7 +139,8 @@ impl<'a> Copy<'a> {
             overwrite: self.overwrite,
             no_resume: self.args.no_resume,
         };
-        let ended = self.transfer(ssh, &ready, &key, Job { request, roots, dest: None }, &mut report);
+        let job = Job { request, roots, dest: None, only_roots: None };
+        let ended = self.transfer(ssh, &ready, &key, job, &mut report);
         let heard = report.totals.ok + report.totals.dirs + report.totals.failed - unsent;
         if ended.is_done() && heard < named {
             let message =
@@ -162,10 +165,14 @@ impl<'a> Copy<'a> {
         for failed in &ready.failed {
             fail(&mut report, failed.path.as_slice(), &failed.error());
         }
-        if ready.sources == 0 {
+        if ready.names.is_empty() {
             ssh.finish();
             return Ok(report.finish(&Ended::without_session(start)));
         }
+        let only_roots = match self.asked_for(sources, &ready.names) {
+            Ok(only_roots) => only_roots,
+            Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
+        };
         let placed = place::place(Path::new(dest), ready.shape, self.overwrite, self.args.no_resume);
         let dest = match placed {
             Ok(placed) => placed,
@@ -177,9 +184,33 @@ impl<'a> Copy<'a> {
             compress: self.session.compress,
             chunk_size: self.session.chunk_size,
         };
-        let job = Job { request, roots: Vec::new(), dest: Some(dest) };
+        let job = Job { request, roots: Vec::new(), dest: Some(dest), only_roots };
         let ended = self.transfer(ssh, &ready, &key, job, &mut report);
         Ok(report.finish(&ended))
+    }
+
+    /// The names that may come: those that the other side has found, if they are what was asked for. A host that is
+    /// not what it was must not slip a `.bashrc` into the directory that a copy of something else goes to.
+    fn asked_for(
+        &self,
+        sources: &[Vec<u8>],
+        names: &[Bytes],
+    ) -> Result<Option<Arc<BTreeSet<Vec<u8>>>>, Failure> {
+        let mut roots = BTreeSet::new();
+        for name in names.iter().map(Bytes::as_slice) {
+            if !sources.iter().any(|source| expand::may_bring(source, name)) {
+                let shown = text::bytes(name);
+                let message =
+                    format!("{} offers `{shown}`, which was not asked for: nothing is copied", self.name());
+                return Err(Failure::new(exit::OTHER, message));
+            }
+            if name.is_empty() {
+                // The contents of a directory: their names are for the other side to choose.
+                return Ok(None);
+            }
+            roots.insert(name.to_vec());
+        }
+        Ok(Some(Arc::new(roots)))
     }
 
     /// Starts the other side and tells it what to do. The key is made for this copy.
@@ -236,7 +267,8 @@ impl<'a> Copy<'a> {
         if self.is_blocked(&ended, &remotes) {
             if self.args.ssh.fallback == Fallback::Ssh {
                 if !self.output.quiet {
-                    log::warn!("{}; copying over ssh instead", self.blocked(&remotes, ready.port, proxied));
+                    let blocked = self.blocked(&remotes, ready.port, proxied);
+                    exit::complain(&format!("{blocked}; copying over ssh instead"));
                 }
                 ended = self.over_ssh(&mut ssh, key, &job, signal, &mut results);
             } else {
@@ -281,7 +313,7 @@ impl<'a> Copy<'a> {
 
     fn options(&self, key: &str, job: &Job, remotes: Vec<SocketAddr>) -> ClientOptions {
         let mut endpoint = EndpointConfig::new(Secret::Key(Zeroizing::new(key.as_bytes().to_vec())));
-        endpoint.session = self.session.clone();
+        endpoint.session = SessionConfig { only_roots: job.only_roots.clone(), ..self.session.clone() };
         ClientOptions {
             remotes,
             endpoint,

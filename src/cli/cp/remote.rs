@@ -131,7 +131,8 @@ fn prepare(ask: &Ask) -> Result<(Option<Server>, Ready), Failure> {
         Work::Send { sources, recursive } => {
             let sources: Vec<&[u8]> = sources.iter().map(channel::Bytes::as_slice).collect();
             let (roots, shape) = find(&sources, *recursive, &mut ready.failed);
-            (ready.sources, ready.shape) = (roots.len(), shape);
+            ready.names = roots.iter().map(|root| root.name.as_slice().into()).collect();
+            ready.shape = shape;
             if roots.is_empty() {
                 return Ok((None, ready));
             }

@@ -241,6 +241,12 @@ impl Ssh {
                 Ok(ready)
             }
             Ok(Answer::Failed { exit_code, message }) => {
+                // A failure is one, whatever the other side calls it.
+                let exit_code = if (exit::OTHER..=exit::INTEGRITY).contains(&exit_code) {
+                    exit_code
+                } else {
+                    exit::OTHER
+                };
                 Err(Failure::new(exit_code, format!("{}: {}", self.host, text::one_line(&message))))
             }
             Err(error) if error.kind() == ErrorKind::InvalidData => Err(Failure::new(
@@ -396,7 +402,10 @@ impl Ssh {
                     "`fulmar serve --once` on {host} ended with exit code {code} before it answered{said}"
                 ),
             ),
-            None => Failure::new(exit::UNREACHABLE, format!("the ssh connection to {host} ended{said}")),
+            None => Failure::new(
+                exit::UNREACHABLE,
+                format!("the ssh connection to {host} ended{said}; run the same command again"),
+            ),
         }
     }
 
