@@ -11,6 +11,7 @@ Start:
   fulmar demo                      see it work on this machine
   fulmar serve ~/drop              on the server; prints a key
   fulmar put big.iso server.org    on the client; asks for the key
+  fulmar cp big.iso server.org:    no server, no key: ssh does that part
 
 Addresses are HOST[:PORT][/PATH]: a name, an IPv4 address, or an IPv6 address
 in brackets; port 5770 (UDP) if none is given; PATH lies below the directory

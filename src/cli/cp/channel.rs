@@ -176,7 +176,10 @@ pub fn write_message(out: &mut impl Write, message: &impl Serialize) -> io::Resu
     serde_json::to_writer(&mut *frame, message).map_err(io::Error::other)?;
     let len = frame.len() - FRAME_HEADER_BYTES;
     if len > MAX_FRAME_BYTES {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "the list of sources is too long"));
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "too many names for one message: copy their directory instead",
+        ));
     }
     frame[..FRAME_HEADER_BYTES].copy_from_slice(&frame_header(KIND_MESSAGE, len));
     out.write_all(&frame)?;

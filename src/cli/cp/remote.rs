@@ -105,11 +105,19 @@ impl Read for Patient<'_> {
     }
 }
 
+/// False: nobody is there any more, or it cannot be told.
 fn tell(output: &OwnedFd, answer: &Answer) -> bool {
     let send = || {
         let mut output = std::fs::File::from(output.try_clone()?);
         output.write_all(GREETING)?;
-        channel::write_message(&mut output, answer)
+        match channel::write_message(&mut output, answer) {
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                let message = "too many files match: copy their directory instead".to_owned();
+                channel::write_message(&mut output, &Answer::Failed { exit_code: exit::REFUSED, message })?;
+                Err(error)
+            }
+            other => other,
+        }
     };
     send().is_ok()
 }
