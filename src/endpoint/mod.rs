@@ -7,6 +7,7 @@ pub mod config;
 
 use crate::congestion::pacer::Pacer;
 use crate::session::event::{CloseReason, Event, Stats};
+use crate::session::refusal::{Refusal, Refusals};
 use crate::session::{Session, Setup, local_params};
 use crate::store::SessionKey;
 use crate::transfer::Request;
@@ -100,6 +101,8 @@ pub struct Endpoint {
     /// When the shared limit lets something leave again.
     limit_release: Option<Instant>,
     shares: usize,
+    /// Of datagrams without a session, and of sessions that are over.
+    refusals: Refusals,
 }
 
 impl Endpoint {
@@ -130,6 +133,7 @@ impl Endpoint {
             served_floor: 0,
             limit_release: None,
             shares: 0,
+            refusals: Refusals::default(),
         }
     }
 
@@ -240,11 +244,13 @@ impl Endpoint {
             return;
         }
         let Some(cid) = datagram.get(1..1 + CID_BYTES).and_then(|b| b.try_into().ok()).map(Cid) else {
-            return;
+            return self.refusals.count(Refusal::Malformed);
         };
         let mut key = self.by_cid.get(&cid).copied();
-        if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) {
+        if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) && self.config.server.is_some() {
             key = self.on_confirm(now, remote, datagram);
+        } else if key.is_none() {
+            self.refusals.count(Refusal::Stray);
         }
         let Some(key) = key else { return };
         if let Some(e) = self.sessions.get_mut(&key) {
@@ -259,7 +265,7 @@ impl Endpoint {
 
     fn on_hello(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) {
         if self.config.server.is_none() {
-            return;
+            return self.refusals.count(Refusal::Stray);
         }
         let n = self.sessions.len() as u64 + 1;
         let params = local_params(&self.config.session, share(self.config.receive_budget_bytes, n));
@@ -267,7 +273,9 @@ impl Endpoint {
         let answer =
             self.admission.on_hello(now, remote, packet, &self.config.secret, params, room, &mut self.rng);
         // Nobody has shown yet that the address is theirs (RFC 9000, section 8.1).
-        let answer = answer.filter(|a| a.len() <= MAX_AMPLIFICATION * packet.len());
+        let too_long = answer.as_ref().is_some_and(|a| a.len() > MAX_AMPLIFICATION * packet.len());
+        self.refusals.add(Refusal::Amplification, u64::from(too_long));
+        let answer = answer.filter(|_| !too_long);
         self.answer(remote, answer);
     }
 
@@ -466,6 +474,7 @@ impl Endpoint {
         if self.sessions.get(&key).is_some_and(|e| e.session.is_over()) {
             if let Some(e) = self.sessions.remove(&key) {
                 self.by_cid.remove(&e.session.local_cid());
+                self.refusals.merge(&e.session.refusals());
             }
             self.share_budgets();
         }
@@ -492,9 +501,17 @@ impl Endpoint {
         self.sessions.len()
     }
 
+    /// What was refused since the beginning, by reason, over all sessions and strangers. Looks at every session.
+    pub fn refusals(&self) -> Refusals {
+        let mut all = self.refusals.clone();
+        all.merge(&self.admission.refusals);
+        self.sessions.values().for_each(|e| all.merge(&e.session.refusals()));
+        all
+    }
+
     /// What admission has turned away, and half-open handshakes now.
     pub fn admission(&self) -> (AdmissionCounters, usize) {
-        (self.admission.counters, self.admission.half_open_count())
+        (self.admission.counters(), self.admission.half_open_count())
     }
 }
 

@@ -102,13 +102,15 @@ impl Server {
             driver.turn(wake_by)?;
             handle_events(&mut driver, &mut server_log, max_payload);
             let now = driver.now();
-            server_log.progress(now, |session| driver.core().stats(session));
+            let core = driver.core();
+            server_log.progress(now, |session| core.stats(session), || core.refusals());
         }
         log::info!("stopping: {} sessions are told", driver.core().session_count());
         let now = driver.now();
         driver.core_mut().close_all(now, CloseReason::Interrupted);
         driver.flush(FLUSH)?;
         handle_events(&mut driver, &mut server_log, max_payload);
+        server_log.refused(driver.core().refusals());
         driver.finish()
     }
 }

@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Handshake".
 
 use super::event::CloseReason;
+use super::refusal::Refusal;
 use super::{Phase, REJECT_GRACE, Role, Session};
 use crate::codec::handshake::{ClientHandshake, ENTROPY_BYTES, ServerShare, Transcript};
 use crate::codec::key_update::{OpenKeys, SealKeys};
@@ -103,15 +104,19 @@ impl Session {
             Some(TYPE_REPLY) => Reply::decode(packet).map(|(reply, core)| self.on_reply(now, &reply, core)),
             Some(TYPE_RETRY) => Retry::decode(packet).map(|r| self.on_retry(&r)),
             Some(TYPE_REJECT) => Reject::decode(packet).map(|r| self.on_reject(now, r)),
-            _ => Ok(()),
+            _ => {
+                self.refusals.count(Refusal::Malformed);
+                Ok(())
+            }
         };
         if counted.is_err() {
             self.stats.packets_corrupted += 1;
+            self.refusals.count(Refusal::Checksum);
         }
     }
 
     fn on_reply(&mut self, now: Instant, reply: &Reply, reply_core: &[u8]) {
-        let Phase::Hello(hello) = &mut self.phase else { return };
+        let Phase::Hello(hello) = &mut self.phase else { return self.refusals.count(Refusal::Misplaced) };
         let Some(handshake) = hello.handshake.take() else { return };
         // Not authenticated yet: a bad share is the same as a forged packet, but the handshake state is spent.
         let Ok(shared) = handshake.finish(&ServerShare(reply.share)) else {
@@ -136,17 +141,19 @@ impl Session {
     }
 
     fn on_retry(&mut self, retry: &Retry) {
-        if let Phase::Hello(hello) = &mut self.phase
-            && hello.hello.cookie != Some(retry.cookie)
-        {
-            hello.hello.cookie = Some(retry.cookie);
-            hello.now_please = true;
+        if let Phase::Hello(hello) = &mut self.phase {
+            if hello.hello.cookie != Some(retry.cookie) {
+                hello.hello.cookie = Some(retry.cookie);
+                hello.now_please = true;
+            }
+        } else {
+            self.refusals.count(Refusal::Misplaced);
         }
     }
 
     fn on_reject(&mut self, now: Instant, r: Reject) {
         if !matches!(self.phase, Phase::Hello(_) | Phase::Confirming) {
-            return;
+            return self.refusals.count(Refusal::Misplaced);
         }
         let reason = match r.code {
             RejectCode::WrongKey => CloseReason::WrongKey,

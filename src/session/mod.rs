@@ -8,6 +8,7 @@ mod input;
 mod migration;
 mod output;
 mod path;
+pub mod refusal;
 mod request;
 mod tail;
 mod timers;
@@ -31,6 +32,7 @@ use migration::Candidate;
 use path::Path;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use refusal::{Refusal, Refusals};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -122,6 +124,7 @@ pub struct Session {
     /// Set while a packet is being built; acted on with the next time-out.
     give_up: Option<CloseReason>,
     stats: Stats,
+    refusals: Refusals,
     events: VecDeque<Event>,
     end_job: bool,
     scratch: (Vec<u8>, Vec<u8>),
@@ -254,6 +257,7 @@ impl Session {
             refused: false,
             give_up: None,
             stats: Stats::default(),
+            refusals: Refusals::default(),
             events: VecDeque::new(),
             end_job: false,
             scratch: Default::default(),
@@ -354,8 +358,9 @@ impl Session {
         let mut s = self.stats.clone();
         s.nacks_sent = self.received.nacks();
         s.packets_corrupted += self.open.failed_packets();
-        s.file_bytes_done = tx.bytes_done + rx.bytes_done;
-        s.file_bytes_total = tx.bytes_total + rx.bytes_total;
+        // A peer may claim what it likes.
+        s.file_bytes_done = tx.bytes_done.saturating_add(rx.bytes_done);
+        s.file_bytes_total = tx.bytes_total.saturating_add(rx.bytes_total);
         s.chunk_bytes_plain = tx.chunk_bytes_plain + rx.chunk_bytes_plain;
         s.chunk_bytes_encoded = tx.chunk_bytes_encoded + rx.chunk_bytes_encoded;
         if self.rtt.is_measured() {
@@ -367,6 +372,15 @@ impl Session {
         s.queue_delay = self.path.controller.queue_delay();
         s.datagram_bytes = self.path.mtu.current();
         s
+    }
+
+    /// What this session has not taken from its peer, by reason.
+    pub fn refusals(&self) -> Refusals {
+        let mut all = self.refusals.clone();
+        all.merge(self.receiver.refusals());
+        all.add(Refusal::Forged, self.open.failed_packets());
+        all.add(Refusal::Replayed, self.stats.packets_duplicate);
+        all
     }
 
     /// Lets everything that waits for something else make progress: manifest, messages, events, completion.

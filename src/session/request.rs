@@ -3,12 +3,15 @@
 //! Implements: docs/PROTOCOL.md, "Requests".
 
 use super::event::{CloseReason, Direction, Event};
+use super::refusal::Refusal;
 use super::{MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::transfer::Request;
 use crate::transfer::job::{
     Compression, Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind,
 };
+use crate::transfer::receiver::Asked;
 use crate::wire::message::{Message, path_is_clean};
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// Highest zstd level that a server uses because a client wishes it: a chunk of 4 MiB then takes a tenth of a second of
@@ -28,6 +31,7 @@ impl Session {
         if matches!(request, Request::List { .. }) {
             self.receiver.set_listing();
         }
+        self.receiver.set_asked(asked(&request));
         let sends = matches!(request, Request::Put { .. } | Request::Echo { .. });
         for root in roots {
             self.sender.add_root(root);
@@ -70,12 +74,14 @@ impl Session {
                 Ok(Some(found)) => found,
                 Ok(None) => return,
                 Err(e) => {
+                    self.refusals.count(Refusal::Message);
                     return self
                         .close(now, CloseReason::Protocol(format!("a message that cannot be read: {e}")));
                 }
             };
             self.control_rx.consume(used);
             if let Some(Err(what)) = message.map(|m| self.on_message(now, m)) {
+                self.refusals.count(Refusal::OutOfPlace);
                 return self.close(now, CloseReason::Protocol(what.into()));
             }
             if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
@@ -141,6 +147,7 @@ impl Session {
     }
 
     fn refuse(&mut self, _now: Instant, kind: StoreErrorKind, text: &str) {
+        self.refusals.count(Refusal::Request);
         self.write_message(&Message::RequestFailed(StoreError { kind, message: text.into() }));
         self.refused = true;
     }
@@ -297,6 +304,21 @@ impl Session {
     pub(super) fn on_open(&mut self) {
         let client_id = self.config.client_id.clone();
         self.events.push_back(Event::Connected { remote: self.path.remote, client_id });
+    }
+}
+
+/// What a server may send because of this request.
+fn asked(request: &Request) -> Asked {
+    match request {
+        Request::Get { paths, .. } => {
+            // A path that is not clean is refused there, and so brings nothing.
+            let names: HashSet<_> =
+                paths.iter().filter_map(|path| clean(path)).map(|path| jail_root(path).name).collect();
+            // The whole of what is served has no name of its own.
+            if names.contains(&[][..]) { Asked::Anything } else { Asked::Roots(names) }
+        }
+        Request::Echo { .. } => Asked::PlainFiles,
+        Request::Put { .. } | Request::List { .. } => Asked::Anything,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Timers".
 
 use super::event::CloseReason;
+use super::refusal::Refusal;
 use super::{LINGER, Phase, REQUEST_TIMEOUT, Role, Session};
 use std::time::{Duration, Instant};
 
@@ -100,6 +101,7 @@ impl Session {
             return;
         }
         if self.request_deadline().is_some_and(|t| now >= t) {
+            self.refusals.count(Refusal::NoRequest);
             self.close(now, CloseReason::Refused("no request came".into()));
             return;
         }
