@@ -95,9 +95,9 @@ fn floods_of_nacks_neither_multiply_traffic_nor_memory() {
             peer.read(&mut node);
         }
     });
-    // Three seconds; 80,000 bytes may leave at first, and a path that loses everything gets no faster.
+    // Three seconds; a path that loses everything gets no faster than it began: 64 packets in a round trip of 20 ms.
     let sent = node.sent_bytes - before;
-    assert!(sent < 10_000_000, "{sent} bytes in 3 s");
+    assert!(sent < 15_000_000, "{sent} bytes in 3 s");
     // Thousands in one packet are refused altogether.
     let one = feedback(0, &[0, 1]);
     peer.send_raw(&mut node, &one.repeat(1000));
