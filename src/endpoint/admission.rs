@@ -12,7 +12,7 @@ use crate::wire::packet::{ProtectedHeader, strip_trailer};
 use crate::wire::{Cid, VERSION};
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ struct HalfOpen {
     created_at: Instant,
     /// The Reply was repeated, so that nobody knows which one the Confirm answers.
     repeated: bool,
-    /// Its confirmation did not fit: whatever comes is rejected.
+    /// A confirmation did not fit, and was counted.
     failed: bool,
 }
 
@@ -97,6 +97,8 @@ pub(super) struct Admission {
     half_open: HashMap<Cid, HalfOpen>,
     by_client: HashMap<(Cid, SocketAddr), Cid>,
     order: VecDeque<(Instant, Cid)>,
+    /// Peers that have a session, as their Hellos named them: a late copy of a Hello asks for nothing new.
+    live: HashSet<(Cid, SocketAddr)>,
     cookie_key: CookieKey,
     epoch: Instant,
     pakes: f64,
@@ -113,6 +115,7 @@ impl Admission {
             half_open: HashMap::new(),
             by_client: HashMap::new(),
             order: VecDeque::new(),
+            live: HashSet::new(),
             cookie_key: CookieKey::new(key),
             epoch: now,
             pakes: PAKE_BURST,
@@ -161,10 +164,14 @@ impl Admission {
         if let Some(known) = self.by_client.get(&(hello.client_cid, remote)) {
             let h = self.half_open.get_mut(known)?;
             // The same Hello again: the Reply was lost, or is slow.
-            if h.hello_core == core && !h.failed {
+            if h.hello_core == core {
                 h.repeated = true;
                 return Some(Reply { attempt: hello.attempt, ..h.reply.clone() }.encode());
             }
+            self.refusals.count(Refusal::Conflict);
+            return None;
+        }
+        if self.live.contains(&(hello.client_cid, remote)) {
             self.refusals.count(Refusal::Conflict);
             return None;
         }
@@ -278,7 +285,9 @@ impl Admission {
             return Err(None);
         }
         let reject = |code, text: &str| Reject { client_cid: h.client_cid, code, text: text.into() }.encode();
-        if h.failed || !h.keys.confirm_matches(&confirm) {
+        // After one that does not fit, one that does is still welcome: whoever knows the Reply can spoil the first, and no second
+        // guess is possible in a handshake, since the share in the Hello holds for one password only.
+        if !h.keys.confirm_matches(&confirm) {
             let answer = reject(RejectCode::WrongKey, "the key is not this server's");
             let (again, ip) = (std::mem::replace(&mut h.failed, true), h.remote.ip());
             if !again {
@@ -296,6 +305,7 @@ impl Admission {
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
         self.by_client.remove(&(h.client_cid, h.remote));
+        self.live.insert((h.client_cid, h.remote));
         self.guessers.remove(&network_of(h.remote.ip()));
         Ok(Admitted {
             server_cid: header.cid,
@@ -307,6 +317,11 @@ impl Admission {
             handshake_rtt: now - h.created_at,
             rtt_is_exact: !h.repeated,
         })
+    }
+
+    /// The session of this peer is over.
+    pub(super) fn ended(&mut self, client_cid: Cid, remote: SocketAddr) {
+        self.live.remove(&(client_cid, remote));
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {

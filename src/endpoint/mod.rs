@@ -65,6 +65,8 @@ pub struct Transmit {
 #[derive(Debug)]
 struct Entry {
     session: Session,
+    /// Server: the peer as its Hello named it, and where the Reply went.
+    peer: Option<(Cid, SocketAddr)>,
     /// The earliest time in the heap for it.
     armed: Option<Instant>,
     ready: bool,
@@ -150,7 +152,7 @@ impl Endpoint {
         self.rng.fill_bytes(&mut cid.0);
         let setup = self.setup(remote, cid);
         let session = Session::connect(now, setup, &self.config.secret, request, roots, dest);
-        self.add(now, cid, session)
+        self.add(now, cid, session, None)
     }
 
     fn setup(&mut self, remote: SocketAddr, local_cid: Cid) -> Setup {
@@ -167,7 +169,13 @@ impl Endpoint {
         }
     }
 
-    fn add(&mut self, now: Instant, cid: Cid, session: Session) -> SessionKey {
+    fn add(
+        &mut self,
+        now: Instant,
+        cid: Cid,
+        session: Session,
+        peer: Option<(Cid, SocketAddr)>,
+    ) -> SessionKey {
         let key = self.next_key;
         self.next_key += 1;
         self.by_cid.insert(cid, key);
@@ -175,6 +183,7 @@ impl Endpoint {
             key,
             Entry {
                 session,
+                peer,
                 armed: None,
                 ready: false,
                 has_jobs: false,
@@ -296,6 +305,7 @@ impl Endpoint {
             }
         };
         let setup = self.setup(admitted.remote, admitted.server_cid);
+        let peer = Some((admitted.client_cid, admitted.remote));
         let session = Session::accept(
             now,
             setup,
@@ -306,7 +316,7 @@ impl Endpoint {
             (&admitted.params, &admitted.told),
             (admitted.handshake_rtt, admitted.rtt_is_exact),
         );
-        Some(self.add(now, admitted.server_cid, session))
+        Some(self.add(now, admitted.server_cid, session, peer))
     }
 
     /// Time has come to `poll_timeout`.
@@ -475,6 +485,9 @@ impl Endpoint {
             if let Some(e) = self.sessions.remove(&key) {
                 self.by_cid.remove(&e.session.local_cid());
                 self.refusals.merge(&e.session.refusals());
+                if let Some((client_cid, remote)) = e.peer {
+                    self.admission.ended(client_cid, remote);
+                }
             }
             self.share_budgets();
         }

@@ -67,15 +67,18 @@ impl Session {
         if self.open.exhausted() {
             return self.finish(CloseReason::Protocol(KEYS_USED_UP.into()));
         }
+        if matches!(self.phase, Phase::Confirming) {
+            self.find_offer(now, number, header.key_phase, head, sealed);
+        }
         let Ok(payload) = self.open.open(number, header.key_phase, head, sealed) else { return };
         self.heard_at = now;
         if matches!(self.phase, Phase::Confirming) {
             self.phase = Phase::Open;
-            self.confirm = None;
+            (self.confirm, self.offers) = (None, None);
             self.on_open();
         }
         if from != self.path.remote && self.received.expected() <= number {
-            self.on_new_address(now, from);
+            self.on_new_address(now, from, size);
         }
         let effects = self.on_frames(now, number, payload);
         if !effects.refused && self.received.has_room_for(number) {

@@ -6,6 +6,7 @@ pub mod event;
 mod hello;
 mod input;
 mod migration;
+mod offers;
 mod output;
 mod path;
 pub mod refusal;
@@ -29,6 +30,7 @@ use crate::wire::handshake::{FEATURE_ZSTD, Params};
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
+use offers::Offers;
 use path::Path;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -112,6 +114,8 @@ pub struct Session {
     path_response: Option<[u8; 8]>,
     /// A new address of the peer that has not proved itself yet.
     candidate: Option<Candidate>,
+    /// Client: the Replies so far, until a server has proved itself.
+    offers: Option<Box<Offers>>,
     /// The key confirmation, as long as packets must carry it.
     confirm: Option<[u8; 16]>,
     /// When the next copy of the tail is due; `None`: not known, look.
@@ -249,6 +253,7 @@ impl Session {
             floor_sent_at: None,
             path_response: None,
             candidate: None,
+            offers: None,
             confirm: None,
             tail_at: None,
             sender: Sender::new(config.chunk_size, config.compress, send_budget),
@@ -269,7 +274,7 @@ impl Session {
         self.idle_timeout =
             self.config.idle_timeout.min(Duration::from_millis(peer.idle_timeout_ms.max(1000)));
         self.peer_window = peer.receive_window_bytes;
-        self.control_tx.set_credit(peer.control_credit_bytes);
+        self.control_tx.replace_credit(peer.control_credit_bytes);
         self.sender.set_peer_zstd(peer.features & FEATURE_ZSTD != 0);
         self.path.limit_datagrams(now, peer.max_datagram_bytes.min(65_535) as u32);
     }

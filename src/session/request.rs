@@ -10,6 +10,7 @@ use crate::transfer::job::{
     Compression, Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind,
 };
 use crate::transfer::receiver::Asked;
+use crate::wire::handshake::FEATURE_ZSTD;
 use crate::wire::message::{Message, path_is_clean};
 use std::collections::HashSet;
 use std::time::Instant;
@@ -47,13 +48,13 @@ impl Session {
     }
 
     /// Client: the Reply has told whether the server understands zstd.
-    pub(super) fn write_held_request(&mut self, zstd_understood: bool) {
+    pub(super) fn write_held_request(&mut self, features: u64) {
         let Role::Client { request, .. } = &self.role else { return };
         let Request::Get { compress: compress @ Compression::Zstd(_), paths, chunk_size } = request.clone()
         else {
             return;
         };
-        let compress = if zstd_understood { compress } else { Compression::Lz4 };
+        let compress = if features & FEATURE_ZSTD != 0 { compress } else { Compression::Lz4 };
         self.write_request(Request::Get { paths, compress, chunk_size });
     }
 

@@ -2,6 +2,7 @@
 //! changes nothing. docs/SECURITY.md names these tests.
 
 mod bombs;
+mod handshake;
 mod packets;
 mod paths;
 mod support;

@@ -250,7 +250,7 @@ pub(crate) fn hello(own_cid: u8, secret: &Secret) -> (ClientHandshake, Hello) {
 }
 
 /// What a client makes of a Reply.
-pub(crate) fn finish(handshake: ClientHandshake, hello: &Hello, reply: &[u8]) -> (Reply, SessionKeys) {
+pub(crate) fn finish(handshake: &ClientHandshake, hello: &Hello, reply: &[u8]) -> (Reply, SessionKeys) {
     let (reply, core) = Reply::decode(reply).expect("a Reply");
     let shared = handshake.finish(&ServerShare(reply.share)).expect("a valid share");
     let keys = shared.keys(&Transcript::new().add(&hello.core()).add(core));
@@ -304,7 +304,7 @@ impl Peer {
         node.give(from, &hello.encode());
         let at = node.out.iter().position(|(to, d)| *to == from && d[0] == TYPE_REPLY).expect("a Reply");
         let (_, reply) = node.out.remove(at);
-        let (reply, keys) = finish(handshake, &hello, &reply);
+        let (reply, keys) = finish(&handshake, &hello, &reply);
         let confirm = Some(keys.confirm);
         Self { from, ..Self::new(keys.client, keys.server, reply.server_cid, hello.client_cid, confirm) }
     }
