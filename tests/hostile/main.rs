@@ -2,9 +2,11 @@
 //! changes nothing. docs/SECURITY.md names these tests.
 
 mod bombs;
+mod document;
 mod handshake;
 mod packets;
 mod paths;
+mod secrets;
 mod support;
 
 use peak_alloc::PeakAlloc;
