@@ -256,7 +256,7 @@ fn gigantic_claims_are_refused_and_do_not_overflow() {
         let mut message = vec![2u8];
         let body = [
             &[0x40, 200, 0, 1, b'f', 0x41, 0xa4, 2, 0][..],
-            &(0xc000_0000_0000_0000u64 | (1 << 60) + 1).to_be_bytes(),
+            &(0xc000_0000_0000_0000u64 | ((1 << 60) + 1)).to_be_bytes(),
             &[0, 0x44, 0],
         ]
         .concat();
