@@ -6,6 +6,8 @@
 #[allow(unreachable_pub, dead_code, reason = "the same file is a module of the library of the fuzz targets")]
 mod targets;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -198,6 +200,57 @@ fn every_input_goes_through_its_target() {
         // Each has its binary.
         let binary = folder().join("bin").join(format!("{target}.rs"));
         assert!(fs::read_to_string(binary).expect("a target").contains(&format!("targets::{target}")));
+    }
+}
+
+/// An input with some bytes changed, taken out, put in, or taken from another input.
+fn mutate(rng: &mut StdRng, inputs: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
+    let mut data = inputs[rng.random_range(0..inputs.len())].1.clone();
+    for _ in 0..rng.random_range(1..6) {
+        let at = rng.random_range(0..=data.len());
+        let end = (at + rng.random_range(0..16)).min(data.len());
+        match rng.random_range(0..6) {
+            0 if at < data.len() => data[at] ^= 1 << rng.random_range(0..8),
+            1 if at < data.len() => {
+                data[at] = [0, 1, 0x3f, 0x40, 0x7f, 0x80, 0xc0, 0xff][rng.random_range(0..8)]
+            }
+            2 => drop(data.drain(at..end)),
+            3 => drop(
+                data.splice(at..at, (0..rng.random_range(0..9)).map(|_| rng.random()).collect::<Vec<u8>>()),
+            ),
+            4 => {
+                let piece = data[at..end].to_vec();
+                data.splice(at..at, piece);
+            }
+            _ => {
+                let other = &inputs[rng.random_range(0..inputs.len())].1;
+                let from = rng.random_range(0..=other.len());
+                let piece = other[from..(from + rng.random_range(0..64)).min(other.len())].to_vec();
+                data.splice(at..end, piece);
+            }
+        }
+    }
+    data
+}
+
+/// A little of what the fuzzer does, without its eye for coverage. `FULMAR_SEED` and `FULMAR_FUZZ_RUNS` make it another or more.
+#[test]
+fn mutated_inputs_go_through_their_targets() {
+    let number = |name: &str, default: u64| {
+        std::env::var(name)
+            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: a number")))
+    };
+    let (seed, runs) = (number("FULMAR_SEED", 1), number("FULMAR_FUZZ_RUNS", 300));
+    for (target, run) in TARGETS {
+        let inputs = corpus(target);
+        for n in 0..runs {
+            let data =
+                mutate(&mut StdRng::seed_from_u64(seed.wrapping_mul(1 << 32).wrapping_add(n)), &inputs);
+            if let Err(panic) = std::panic::catch_unwind(|| run(&data)) {
+                println!("{target}, FULMAR_SEED={seed}, run {n}: {data:02x?}");
+                std::panic::resume_unwind(panic);
+            }
+        }
     }
 }
 
