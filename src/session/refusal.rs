@@ -56,8 +56,6 @@ pub enum Refusal {
     OutOfPlace,
     /// A session without a request for too long.
     NoRequest,
-    /// A session that stood still while others waited for its place.
-    Stalled,
     /// A request as a whole: policy, path, destination.
     Request,
     /// A file or directory with a path that leads where it must not.
@@ -99,7 +97,6 @@ impl Refusal {
         Self::Message,
         Self::OutOfPlace,
         Self::NoRequest,
-        Self::Stalled,
         Self::Request,
         Self::Path,
         Self::Size,
@@ -134,7 +131,6 @@ impl Refusal {
             Self::Message => "message",
             Self::OutOfPlace => "out_of_place",
             Self::NoRequest => "no_request",
-            Self::Stalled => "stalled",
             Self::Request => "request",
             Self::Path => "path",
             Self::Size => "size",
