@@ -13,8 +13,11 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What a target does with an input.
+type Target = fn(&[u8]);
+
 /// All targets: each has a binary in fuzz/bin and a corpus.
-const TARGETS: [(&str, fn(&[u8])); 9] = [
+const TARGETS: [(&str, Target); 9] = [
     ("packets", targets::packets),
     ("frames", targets::frames),
     ("messages", targets::messages),

@@ -27,14 +27,14 @@ pub fn packets(data: &[u8]) {
         // The phase bit of a Confirm is not looked at, and there is none in its type.
         assert_eq!(again, data[..len]);
     }
-    if let Some((expected, rest)) = data.split_first_chunk::<8>() {
-        if let Some((truncated, _)) = rest.split_first_chunk::<4>() {
-            let expected = u64::from_be_bytes(*expected) >> 2;
-            let truncated = u32::from_be_bytes(*truncated);
-            let number = expand_number(expected, truncated);
-            assert_eq!(number as u32, truncated);
-            assert!(number.abs_diff(expected) <= 1 << 32);
-        }
+    if let Some((expected, rest)) = data.split_first_chunk::<8>()
+        && let Some((truncated, _)) = rest.split_first_chunk::<4>()
+    {
+        let expected = u64::from_be_bytes(*expected) >> 2;
+        let truncated = u32::from_be_bytes(*truncated);
+        let number = expand_number(expected, truncated);
+        assert_eq!(number as u32, truncated);
+        assert!(number.abs_diff(expected) <= 1 << 32);
     }
     let mut whole = data.to_vec();
     append_trailer(&mut whole, 0);
