@@ -40,6 +40,12 @@ struct Node {
     sent: usize,
 }
 
+/// The largest file that there is: a few chunks of the smallest size, streamed.
+const LARGE_BYTES: u64 = 40_000;
+/// Steps of a session, and wake-ups in one of them, and at its end: few enough for thousands of sessions a second.
+const MAX_STEPS: usize = 32;
+const MAX_WAKE_UPS: usize = 30;
+const MAX_LAST_WAKE_UPS: usize = 100;
 /// Rounds of work at one instant; far more than any input can give reason for.
 const MAX_ROUNDS: usize = 20_000;
 
@@ -51,7 +57,7 @@ impl Node {
         config.server = server.then(|| ServerConfig { max_file_bytes: 1 << 40, ..ServerConfig::default() });
         let now = origin();
         let mut store = MemoryStore::new();
-        store.insert_file(b"large", Content::Pattern { seed: 1, size: 300_000 }, Default::default());
+        store.insert_file(b"large", Content::Pattern { seed: 1, size: LARGE_BYTES }, Default::default());
         store.insert(b"small", &b"some bytes"[..]);
         store.insert(b"tree/inner", &b"more bytes"[..]);
         store.insert_symlink(b"link", b"small");
@@ -166,7 +172,7 @@ pub fn sealed(data: &[u8]) {
     let mut session =
         Session::accept(now, setup, ServerConfig::default(), 1, Cid([6; 8]), keys, (&told, &told), rtt);
     let mut store = MemoryStore::new();
-    store.insert_file(b"large", Content::Pattern { seed: 1, size: 300_000 }, Default::default());
+    store.insert_file(b"large", Content::Pattern { seed: 1, size: LARGE_BYTES }, Default::default());
     let (client, _) = fixed_keys();
     let (mut rest, mut number, mut buf, mut done) = (data, 0u64, Vec::new(), Vec::new());
     while let Some((head, tail)) = rest.split_first_chunk::<2>() {
@@ -377,7 +383,7 @@ pub fn session(data: &[u8]) {
     let Some((kind, data)) = data.split_first() else { return };
     let (mut node, mut peer) = begin(*kind);
     let mut input = Unstructured::new(data);
-    for _ in 0..64 {
+    for _ in 0..MAX_STEPS {
         let Ok(step) = Step::arbitrary(&mut input) else { break };
         take(step, &mut node, &mut peer);
         peer.look(&mut node);
@@ -387,7 +393,7 @@ pub fn session(data: &[u8]) {
     }
     // Everything that a session has taken up is given back, and figures can be read at any time.
     let _ = node.endpoint.refusals();
-    node.pass(Duration::from_secs(200), 400);
+    node.pass(Duration::from_secs(200), MAX_LAST_WAKE_UPS);
 }
 
 fn take(step: Step<'_>, node: &mut Node, peer: &mut Peer) {
@@ -445,7 +451,7 @@ fn take(step: Step<'_>, node: &mut Node, peer: &mut Peer) {
             node.give(addr(from), &last);
         }
         Step::Datagram(datagram) => node.give(peer.from, datagram),
-        Step::Pass(ms) => node.pass(Duration::from_millis(ms.into()), 200),
+        Step::Pass(ms) => node.pass(Duration::from_millis(ms.into()), MAX_WAKE_UPS),
         Step::Move(last) => peer.from = addr(last),
     }
 }
