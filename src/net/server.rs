@@ -145,13 +145,15 @@ impl Server {
             if once.as_mut().is_some_and(|once| once.is_over(now, asked, driver.core().session_count())) {
                 break;
             }
-            server_log.progress(now, |session| driver.core().stats(session));
+            let core = driver.core();
+            server_log.progress(now, |session| core.stats(session), || core.refusals());
         }
         log::info!("stopping: {} sessions are told", driver.core().session_count());
         let now = driver.now();
         driver.core_mut().close_all(now, CloseReason::Interrupted);
         driver.flush(FLUSH)?;
         handle_events(&mut driver, (&mut server_log, watch.as_mut()), max_payload);
+        server_log.refused(driver.core().refusals());
         driver.finish()
     }
 }
