@@ -7,13 +7,13 @@ use crate::codec::handshake::{
     ClientShare, CookieKey, ENTROPY_BYTES, ServerHandshake, SessionKeys, Transcript,
 };
 use crate::endpoint::config::Secret;
+use crate::session::refusal::{Refusal, Refusals};
 use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
 use crate::wire::packet::{ProtectedHeader, strip_trailer};
 use crate::wire::{Cid, VERSION};
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::collections::{HashMap, VecDeque};
-use std::fmt;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ struct HalfOpen {
     replied_at: Instant,
     /// The Reply was repeated, so that nobody knows which one the Confirm answers.
     repeated: bool,
-    /// Its confirmation did not fit: whatever comes is rejected.
+    /// A confirmation did not fit, and was counted.
     failed: bool,
 }
 
@@ -95,7 +95,7 @@ struct Guesser {
 pub struct AdmissionCounters {
     /// Hellos answered with a Retry.
     pub retries: u64,
-    /// Hellos dropped for want of PAKE budget, and Hellos and Confirms that came too soon after a failed guess.
+    /// Hellos dropped for want of PAKE budget or because strangers asked too often, and Hellos and Confirms that came too soon after a failed guess.
     pub dropped: u64,
     /// Confirmations that did not fit.
     pub wrong_keys: u64,
@@ -103,29 +103,16 @@ pub struct AdmissionCounters {
     pub busy: u64,
     /// Handshake packets whose checksum did not fit.
     pub corrupted: u64,
-    /// Answers left out because strangers asked too often.
-    pub throttled: u64,
-}
-
-impl fmt::Display for AdmissionCounters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} asked for a cookie, {} handshakes put off, {} refused for want of room, {} wrong keys, {} answers left out, \
-             {} corrupted packets",
-            self.retries, self.dropped, self.busy, self.wrong_keys, self.throttled, self.corrupted
-        )
-    }
 }
 
 /// Admission of one endpoint.
 #[derive(Debug)]
 pub(super) struct Admission {
     half_open: HashMap<Cid, HalfOpen>,
-    /// Handshakes that were answered of late, confirmed ones too: a Hello that comes late is not computed again.
     by_client: HashMap<(Cid, SocketAddr), Cid>,
-    /// The same, in the order of their age.
-    order: VecDeque<(Instant, Cid, (Cid, SocketAddr))>,
+    order: VecDeque<(Instant, Cid)>,
+    /// Peers that have a session, as their Hellos named them: a late copy of a Hello asks for nothing new.
+    live: HashSet<(Cid, SocketAddr)>,
     cookie_key: CookieKey,
     epoch: Instant,
     pakes: Bucket,
@@ -134,7 +121,7 @@ pub(super) struct Admission {
     throttle: Throttle,
     guessers: HashMap<IpAddr, Guesser>,
     swept_at: Instant,
-    pub(super) counters: AdmissionCounters,
+    pub(super) refusals: Refusals,
 }
 
 impl Admission {
@@ -145,6 +132,7 @@ impl Admission {
             half_open: HashMap::new(),
             by_client: HashMap::new(),
             order: VecDeque::new(),
+            live: HashSet::new(),
             cookie_key: CookieKey::new(key),
             epoch: now,
             pakes: Bucket::new(now, PAKE_BURST),
@@ -152,7 +140,7 @@ impl Admission {
             throttle: Throttle::new(now, rng),
             guessers: HashMap::new(),
             swept_at: now,
-            counters: AdmissionCounters::default(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -178,6 +166,7 @@ impl Admission {
             Secret::Insecure => Security::Insecure,
         };
         if hello.security != wanted {
+            self.refusals.count(Refusal::Security);
             let text = match wanted {
                 Security::Aes128Gcm => {
                     "the server encrypts and this client runs with --insecure: give the server's key instead"
@@ -188,15 +177,24 @@ impl Admission {
         }
         if let Some(known) = self.by_client.get(&(hello.client_cid, remote)) {
             let h = self.half_open.get_mut(known)?;
+            if h.hello_core != core {
+                self.refusals.count(Refusal::Conflict);
+                return None;
+            }
             // The same Hello again: the Reply was lost, or is slow.
-            if h.hello_core != core || h.failed || now < h.replied_at + REPLY_SPACING {
+            if now < h.replied_at + REPLY_SPACING {
+                self.refusals.count(Refusal::Overload);
                 return None;
             }
             (h.repeated, h.replied_at) = (true, now);
             return Some(Reply { attempt: hello.attempt, ..h.reply.clone() }.encode());
         }
+        if self.live.contains(&(hello.client_cid, remote)) {
+            self.refusals.count(Refusal::Conflict);
+            return None;
+        }
         if !room {
-            self.counters.busy += 1;
+            self.refusals.count(Refusal::Busy);
             return self.reject(now, remote, hello.client_cid, RejectCode::Busy, BUSY);
         }
         self.respond(now, remote, &hello, core, secret, params, rng)
@@ -216,19 +214,20 @@ impl Admission {
 
     fn may_answer(&mut self, now: Instant, remote: SocketAddr) -> bool {
         let allowed = self.throttle.allows(now, network_of(remote.ip()));
-        self.counters.throttled += u64::from(!allowed);
+        self.refusals.add(Refusal::Overload, u64::from(!allowed));
         allowed
     }
 
     fn on_other_version(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) -> Option<Vec<u8>> {
         match Hello::cid_of_any_version(packet) {
             Some((version, client_cid)) if version != VERSION => {
+                self.refusals.count(Refusal::Version);
                 let text =
                     format!("this server speaks version {VERSION} of the protocol, the client {version}");
                 self.reject(now, remote, client_cid, RejectCode::Version, &text)
             }
             _ => {
-                self.counters.corrupted += 1;
+                self.refusals.count(Refusal::Checksum);
                 None
             }
         }
@@ -254,18 +253,23 @@ impl Admission {
                 if !self.may_answer(now, remote) {
                     return None;
                 }
-                self.counters.retries += 1;
+                self.refusals.count(Refusal::Cookie);
                 let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
                 return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
             }
         }
-        if is_waiting(&self.guessers, now, remote.ip()) || !self.may_compute(now, remote.ip(), left) {
-            self.counters.dropped += 1;
+        let waits = is_waiting(&self.guessers, now, remote.ip());
+        if waits || !self.may_compute(now, remote.ip(), left) {
+            self.refusals.count(if waits { Refusal::Guessing } else { Refusal::Overload });
             return None;
         }
         let mut entropy = zeroize::Zeroizing::new([0u8; ENTROPY_BYTES]);
         rng.fill_bytes(&mut *entropy);
-        let (share, shared) = ServerHandshake::respond(secret, &entropy, &ClientShare(hello.share)).ok()?;
+        let answered = ServerHandshake::respond(secret, &entropy, &ClientShare(hello.share));
+        let Ok((share, shared)) = answered else {
+            self.refusals.count(Refusal::Share);
+            return None;
+        };
         let mut cid = Cid([0; 8]);
         // The first byte steers between worker processes; this is the only one.
         rng.fill_bytes(&mut cid.0[1..]);
@@ -280,7 +284,7 @@ impl Admission {
         let packet = reply.encode();
         self.make_room();
         self.by_client.insert((hello.client_cid, remote), cid);
-        self.order.push_back((now, cid, (hello.client_cid, remote)));
+        self.order.push_back((now, cid));
         let half_open = HalfOpen {
             client_cid: hello.client_cid,
             remote,
@@ -321,33 +325,41 @@ impl Admission {
         room: bool,
     ) -> Result<Admitted, Option<Vec<u8>>> {
         // Unknown ones first: they are what a flood is made of, and cost no pass over the packet.
-        let Ok((header, _)) = ProtectedHeader::decode(packet) else { return Err(None) };
+        let Ok((header, _)) = ProtectedHeader::decode(packet) else {
+            self.refusals.count(Refusal::Malformed);
+            return Err(None);
+        };
         let (Some(confirm), Some(h)) = (header.confirm, self.half_open.get_mut(&header.cid)) else {
+            self.refusals.count(Refusal::Stray);
             return Err(None);
         };
         if strip_trailer(packet).is_err() {
-            self.counters.corrupted += 1;
+            self.refusals.count(Refusal::Checksum);
             return Err(None);
         }
         // Handshakes gathered beforehand must not make many guesses at once; an honest Confirm comes again.
         if !h.failed && is_waiting(&self.guessers, now, h.remote.ip()) {
-            self.counters.dropped += 1;
+            self.refusals.count(Refusal::Guessing);
             return Err(None);
         }
         let (client_cid, remote) = (h.client_cid, h.remote);
-        if h.failed || !h.keys.confirm_matches(&confirm) {
+        // After one that does not fit, one that does is still welcome: whoever knows the Reply can spoil the first, and no second
+        // guess is possible in a handshake, since the share in the Hello holds for one password only.
+        if !h.keys.confirm_matches(&confirm) {
             if !std::mem::replace(&mut h.failed, true) {
-                self.counters.wrong_keys += 1;
+                self.refusals.count(Refusal::WrongKey);
                 self.note_failure(now, remote.ip());
             }
             let text = "the key is not this server's";
             return Err(self.reject(now, remote, client_cid, RejectCode::WrongKey, text));
         }
         if !room {
-            self.counters.busy += 1;
+            self.refusals.count(Refusal::Busy);
             return Err(self.reject(now, remote, client_cid, RejectCode::Busy, BUSY));
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
+        self.by_client.remove(&(h.client_cid, h.remote));
+        self.live.insert((h.client_cid, h.remote));
         self.guessers.remove(&network_of(h.remote.ip()));
         Ok(Admitted {
             server_cid: header.cid,
@@ -359,6 +371,11 @@ impl Admission {
             handshake_rtt: now - h.created_at,
             rtt_is_exact: !h.repeated,
         })
+    }
+
+    /// The session of this peer is over.
+    pub(super) fn ended(&mut self, client_cid: Cid, remote: SocketAddr) {
+        self.live.remove(&(client_cid, remote));
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {
@@ -375,23 +392,27 @@ impl Admission {
 
     fn make_room(&mut self) {
         while self.half_open.len() >= MAX_HALF_OPEN {
-            let Some((_, cid, client)) = self.order.pop_front() else { break };
-            self.forget(cid, client);
+            let Some((_, cid)) = self.order.pop_front() else { break };
+            self.forget(cid);
         }
     }
 
-    fn forget(&mut self, cid: Cid, client: (Cid, SocketAddr)) {
-        self.half_open.remove(&cid);
-        self.by_client.remove(&client);
+    fn forget(&mut self, cid: Cid) {
+        if let Some(h) = self.half_open.remove(&cid) {
+            self.refusals.count(Refusal::HalfOpen);
+            self.by_client.remove(&(h.client_cid, h.remote));
+        }
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((created_at, cid, client)) = self.order.front().copied() {
+        while let Some((created_at, cid)) = self.order.front().copied() {
             if now < created_at + HALF_OPEN_LIFETIME {
                 break;
             }
             self.order.pop_front();
-            self.forget(cid, client);
+            if self.half_open.get(&cid).is_some_and(|h| h.created_at == created_at) {
+                self.forget(cid);
+            }
         }
         if now < self.swept_at + GUESS_SWEEP {
             return;
@@ -400,6 +421,18 @@ impl Admission {
         self.guessers.retain(|_, g| now < g.last_at + GUESS_MEMORY);
         let (per_sec, most) = NETWORK_PAKES;
         self.pake_users.retain(|_, own| own.refill(now, per_sec, most) < most);
+    }
+
+    /// The figures by which admission is judged.
+    pub(super) fn counters(&self) -> AdmissionCounters {
+        let n = |why| self.refusals.get(why);
+        AdmissionCounters {
+            retries: n(Refusal::Cookie),
+            dropped: n(Refusal::Overload) + n(Refusal::Guessing),
+            wrong_keys: n(Refusal::WrongKey),
+            busy: n(Refusal::Busy),
+            corrupted: n(Refusal::Checksum),
+        }
     }
 
     /// Half-open handshakes, for tests of bounds.

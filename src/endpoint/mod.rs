@@ -10,6 +10,8 @@ mod turns;
 
 use crate::congestion::pacer::Pacer;
 use crate::session::event::{CloseReason, Event, Stats};
+use crate::session::refusal::{Refusal, Refusals};
+use crate::session::trace::Record;
 use crate::session::{Session, Setup, local_params};
 use crate::store::SessionKey;
 use crate::transfer::Request;
@@ -69,6 +71,8 @@ pub struct Transmit {
 #[derive(Debug)]
 struct Entry {
     session: Session,
+    /// Server: the peer as its Hello named it, and where the Reply went.
+    peer: Option<(Cid, SocketAddr)>,
     /// The earliest time in the heap for it.
     armed: Option<Instant>,
     ready: bool,
@@ -111,6 +115,10 @@ pub struct Endpoint {
     /// How often a session was looked at: what an event costs, for tests.
     #[cfg(test)]
     visits: u64,
+    /// Last records of sessions that are gone, and how many they had to leave out.
+    last_records: (Vec<(SessionKey, Record)>, u64),
+    /// Of datagrams without a session, and of sessions that are over.
+    refusals: Refusals,
 }
 
 impl Endpoint {
@@ -144,6 +152,8 @@ impl Endpoint {
             budgets,
             #[cfg(test)]
             visits: 0,
+            last_records: (Vec::new(), 0),
+            refusals: Refusals::default(),
         }
     }
 
@@ -160,7 +170,7 @@ impl Endpoint {
         self.rng.fill_bytes(&mut cid.0);
         let setup = self.setup(remote, cid);
         let session = Session::connect(now, setup, &self.config.secret, request, roots, dest);
-        self.add(now, cid, session)
+        self.add(now, cid, session, None)
     }
 
     fn setup(&mut self, remote: SocketAddr, local_cid: Cid) -> Setup {
@@ -177,7 +187,13 @@ impl Endpoint {
         }
     }
 
-    fn add(&mut self, now: Instant, cid: Cid, session: Session) -> SessionKey {
+    fn add(
+        &mut self,
+        now: Instant,
+        cid: Cid,
+        session: Session,
+        peer: Option<(Cid, SocketAddr)>,
+    ) -> SessionKey {
         let key = self.next_key;
         self.next_key += 1;
         self.by_cid.insert(cid, key);
@@ -185,6 +201,7 @@ impl Endpoint {
             key,
             Entry {
                 session,
+                peer,
                 armed: None,
                 ready: false,
                 has_jobs: false,
@@ -259,16 +276,21 @@ impl Endpoint {
             return;
         }
         let Some(cid) = datagram.get(1..1 + CID_BYTES).and_then(|b| b.try_into().ok()).map(Cid) else {
-            return;
+            return self.refusals.count(Refusal::Malformed);
         };
         let mut key = self.by_cid.get(&cid).copied();
-        if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) {
+        if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) && self.config.server.is_some() {
             key = self.on_confirm(now, remote, datagram);
+        } else if key.is_none() {
+            self.refusals.count(Refusal::Stray);
         }
         let Some(key) = key else { return };
         let Some(e) = self.sessions.get_mut(&key) else { return };
         e.renew_shares(&self.budgets);
-        if e.session.handle_datagram(now, remote, ecn == Some(Ecn::Ce), datagram) {
+        let before = e.session.taken();
+        e.session.handle_datagram(now, remote, ecn == Some(Ecn::Ce), datagram);
+        // What was dropped wakes nobody.
+        if e.session.taken() != before {
             self.budgets.note_datagram(now, &mut e.account, datagram.len());
             self.touch(now, key);
         }
@@ -280,14 +302,16 @@ impl Endpoint {
 
     fn on_hello(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) {
         if self.config.server.is_none() {
-            return;
+            return self.refusals.count(Refusal::Stray);
         }
         let params = local_params(&self.config.session, self.budgets.for_another().receive_bytes);
         let room = self.has_room();
         let answer =
             self.admission.on_hello(now, remote, packet, &self.config.secret, params, room, &mut self.rng);
         // Nobody has shown yet that the address is theirs (RFC 9000, section 8.1).
-        let answer = answer.filter(|a| a.len() <= MAX_AMPLIFICATION * packet.len());
+        let too_long = answer.as_ref().is_some_and(|a| a.len() > MAX_AMPLIFICATION * packet.len());
+        self.refusals.add(Refusal::Amplification, u64::from(too_long));
+        let answer = answer.filter(|_| !too_long);
         self.answer(remote, answer);
     }
 
@@ -308,6 +332,7 @@ impl Endpoint {
             }
         };
         let setup = self.setup(admitted.remote, admitted.server_cid);
+        let peer = Some((admitted.client_cid, admitted.remote));
         let session = Session::accept(
             now,
             setup,
@@ -318,7 +343,7 @@ impl Endpoint {
             (&admitted.params, &admitted.told),
             (admitted.handshake_rtt, admitted.rtt_is_exact),
         );
-        Some(self.add(now, admitted.server_cid, session))
+        Some(self.add(now, admitted.server_cid, session, peer))
     }
 
     /// Time has come to `poll_timeout`.
@@ -472,6 +497,14 @@ impl Endpoint {
             if let Some(mut e) = self.sessions.remove(&key) {
                 self.by_cid.remove(&e.session.local_cid());
                 self.budgets.note_used(&mut e.account, Used::default());
+                let (records, left_out) = &mut self.last_records;
+                if let Some(recorder) = e.session.recorder() {
+                    *left_out += recorder.take(|record| records.push((key, record)));
+                }
+                self.refusals.merge(&e.session.refusals());
+                if let Some((client_cid, remote)) = e.peer {
+                    self.admission.ended(client_cid, remote);
+                }
             }
             self.turns.remove(key);
         }
@@ -480,6 +513,25 @@ impl Endpoint {
     /// Figures of a live session (or of one whose `Closed` event has only just been polled).
     pub fn stats(&self, session: SessionKey) -> Option<Stats> {
         self.sessions.get(&session).map(|e| e.session.stats())
+    }
+
+    /// Shows every session that lives: its peer and its figures.
+    pub fn for_each_session(&self, mut each: impl FnMut(SessionKey, SocketAddr, &Stats)) {
+        self.sessions.iter().for_each(|(key, e)| each(*key, e.session.remote(), &e.session.stats()));
+    }
+
+    /// Takes what traced sessions have recorded, each session's in order; how many records were left out for want of
+    /// room. With `SessionConfig::trace` it must be called every turn.
+    pub fn take_traces(&mut self, out: &mut Vec<(SessionKey, Record)>) -> u64 {
+        let (records, left_out) = &mut self.last_records;
+        let mut left_out = std::mem::take(left_out);
+        out.append(records);
+        for (key, e) in &mut self.sessions {
+            if let Some(recorder) = e.session.recorder() {
+                left_out += recorder.take(|record| out.push((*key, record)));
+            }
+        }
+        left_out
     }
 
     /// Ends every session politely: CLOSE goes out with the next `poll_transmit` calls.
@@ -498,8 +550,16 @@ impl Endpoint {
         self.sessions.len()
     }
 
+    /// What was refused since the beginning, by reason, over all sessions and strangers. Looks at every session.
+    pub fn refusals(&self) -> Refusals {
+        let mut all = self.refusals.clone();
+        all.merge(&self.admission.refusals);
+        self.sessions.values().for_each(|e| all.merge(&e.session.refusals()));
+        all
+    }
+
     /// What admission has turned away, and half-open handshakes now.
     pub fn admission(&self) -> (AdmissionCounters, usize) {
-        (self.admission.counters, self.admission.half_open_count())
+        (self.admission.counters(), self.admission.half_open_count())
     }
 }
