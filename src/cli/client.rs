@@ -7,7 +7,7 @@ use super::exit::Failure;
 use super::host::Target;
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{key, options, signals};
+use super::{key, options, signals, trace};
 use crate::endpoint::config::EndpointConfig;
 use crate::net::client::{self, ClientOptions, NetError, Observer, Outcome};
 use crate::net::stream::StreamPipe;
@@ -59,12 +59,13 @@ impl Setup {
     ) -> Result<Self, Failure> {
         let session = options::client_session(link, connect, chunk)?;
         let sim = options::link_sim(link)?;
+        let trace = trace::open(link.trace.as_deref(), false)?;
         let secret = key::client_secret(key_args, &target.authority())?;
         let remotes = target.resolve(options::family(connect))?;
         let mut endpoint = EndpointConfig::new(secret);
         endpoint.session = session;
         let request = Request::List { path: Vec::new() };
-        let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim };
+        let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim, trace };
         Ok(Self { target, options })
     }
 

@@ -25,13 +25,18 @@ pub mod signals;
 pub mod summary;
 pub mod terminal;
 pub mod text;
+pub mod top;
+pub mod trace;
+pub mod trace_report;
+pub mod watch;
 
 use args::{Command, OutputArgs, VerbosityArgs};
 use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 9] = ["bench", "serve", "cp", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 11] =
+    ["bench", "report", "top", "serve", "cp", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
@@ -46,6 +51,8 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Keygen(args) => keygen::run(args),
+            Self::Report(args) => trace_report::run(args),
+            Self::Top(args) => top::run(args),
         }
     }
 
@@ -61,12 +68,14 @@ impl Command {
             Self::Demo(_) => "demo",
             Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
+            Self::Report(_) => "report",
+            Self::Top(_) => "top",
         }
     }
 
     fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Serve(_) | Self::Keygen(_) => None,
+            Self::Serve(_) | Self::Keygen(_) | Self::Report(_) | Self::Top(_) => None,
             Self::Cp(args) => Some(&args.output),
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
@@ -86,6 +95,8 @@ impl Command {
     pub fn verbosity(&self) -> VerbosityArgs {
         match self {
             Self::Serve(args) => args.verbosity.clone(),
+            Self::Report(args) => args.verbosity.clone(),
+            Self::Top(args) => args.verbosity.clone(),
             _ => self.output().map(|output| output.verbosity.clone()).unwrap_or_default(),
         }
     }

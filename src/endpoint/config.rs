@@ -54,6 +54,8 @@ pub struct SessionConfig {
     /// A client that receives: the first components of the paths that may come; whatever else comes ends the session.
     /// `None`: any, as far as they stay inside the destination.
     pub only_roots: Option<Arc<BTreeSet<Vec<u8>>>>,
+    /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
+    pub trace: bool,
 }
 
 impl Default for SessionConfig {
@@ -70,6 +72,7 @@ impl Default for SessionConfig {
             client_id: String::new(),
             max_datagram_bytes: 1472,
             only_roots: None,
+            trace: false,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::driver::{Clock, Driver, Parts, random_bytes};
 use super::stream::{Link, STREAM_DATAGRAM_BYTES, STREAM_PEER, StreamPipe};
+use super::trace::TraceFile;
 use super::udp::{UdpPipe, path_payload};
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
@@ -41,6 +42,8 @@ pub struct ClientOptions {
     pub dest: Option<(PathBuf, Dest)>,
     /// `--sim`, both directions.
     pub sim: Option<Spec>,
+    /// `--trace`.
+    pub trace: Option<TraceFile>,
 }
 
 /// Called by the loop; must not block.
@@ -112,12 +115,14 @@ fn run_over(
     signal: Arc<AtomicI32>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, NetError> {
-    let ClientOptions { remotes, endpoint, request, roots, dest, sim } = options;
+    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, trace } = options;
+    endpoint.session.trace = trace.is_some();
     let (jail, dest) = dest.unzip();
     let store: Box<dyn Store> = super::open_store(jail.as_deref(), None)?;
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
-    let driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+    let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+    driver.set_trace(trace);
     let remotes = remotes.into_iter();
     let attempts = Attempts { remotes, live: Vec::new(), active: None, next_at: None, request, roots, dest };
     Client { driver, attempts, stats: Stats::default(), early: Vec::new(), observer }.run()

@@ -12,7 +12,9 @@ mod server_log;
 mod shims;
 pub mod stream;
 mod timer;
+pub mod trace;
 pub mod udp;
+pub mod watch;
 
 use crate::store::Store;
 use crate::store::file::{FileOptions, FileStore};

@@ -6,7 +6,9 @@ use super::client::NetError;
 use super::driver::{Clock, Driver, Parts, random_bytes};
 use super::server_log::ServerLog;
 use super::stream::{Link, STREAM_DATAGRAM_BYTES, STREAM_PEER, StreamPipe};
+use super::trace::TraceFile;
 use super::udp::{UdpPipe, local_payload, path_payload};
+use super::watch::{About, Bound, Watch, WatchOptions};
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
 use crate::impair::Spec;
@@ -38,6 +40,10 @@ pub struct ServerOptions {
     pub sim: Option<Spec>,
     /// See `FileOptions::partial_ttl`.
     pub partial_ttl: Option<Duration>,
+    /// `--trace`.
+    pub trace: Option<TraceFile>,
+    /// `--metrics` and `--dashboard`.
+    pub watch: WatchOptions,
 }
 
 /// A bound server.
@@ -48,6 +54,7 @@ pub struct Server {
     store: Box<dyn Store>,
     /// See `once`.
     once: Option<Duration>,
+    watch: Option<Bound>,
 }
 
 impl std::fmt::Debug for Server {
@@ -78,7 +85,8 @@ impl Server {
         let pipe = pipe.map_err(|e| bind_error(listen, &e))?;
         let local = super::pipe::DatagramPipe::local_addr(&pipe).map_err(|e| bind_error(listen, &e))?;
         options.endpoint.session.max_datagram_bytes = local_payload(local);
-        Ok(Self { options, pipe: pipe.into(), local, store, once: None })
+        let watch = options.watch.is_wanted().then(|| Bound::bind(&options.watch)).transpose()?;
+        Ok(Self { options, pipe: pipe.into(), local, store, once: None, watch })
     }
 
     /// Takes sessions over a byte stream as well.
@@ -101,28 +109,41 @@ impl Server {
         self.local
     }
 
+    /// The TCP addresses of `--metrics` and `--dashboard`, with their real ports.
+    pub fn watch_addrs(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        self.watch.as_ref().map_or((None, None), |w| (w.metrics_addr(), w.dashboard_addr()))
+    }
+
     /// Serves until `signal` is set, then tells the peers and returns. SIGINT and SIGTERM wake the loop and are
     /// stored there if nobody has done so; without a signal, a change is seen within 100 ms.
     ///
     /// # Errors
     /// The disk thread or the poll failed. No peer and no network trouble ends the loop.
     pub fn run(self, signal: Arc<AtomicI32>) -> Result<(), NetError> {
-        let Self { options, pipe, local, store, once } = self;
-        let ServerOptions { dir, endpoint, sim, .. } = options;
+        let Self { options, pipe, local, store, once, watch } = self;
+        let ServerOptions { dir, mut endpoint, sim, trace, .. } = options;
+        endpoint.session.trace = trace.is_some();
         let max_payload = endpoint.session.max_datagram_bytes;
         let clock = Clock::start();
         let mut server_log = ServerLog::new(clock.started());
+        let max_sessions = endpoint.server.as_ref().map_or(0, |s| s.max_sessions);
+        let about = About { listen: local, max_sessions };
+        let mut watch = watch.map(|bound| Watch::start(clock.started(), bound, about)).transpose()?;
         let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
         let mut once = once.map(|wait| Once { until: clock.started() + wait, asked: false });
         let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+        driver.set_trace(trace);
         log::info!("listening on {local} (UDP), serving {}", dir.display());
         while !driver.signalled() {
             let wake_by = driver.now() + HEARTBEAT;
             driver.turn(wake_by)?;
-            let asked = handle_events(&mut driver, &mut server_log, max_payload);
+            let asked = handle_events(&mut driver, (&mut server_log, watch.as_mut()), max_payload);
             let now = driver.now();
             if once.as_mut().is_some_and(|once| once.is_over(now, asked, driver.core().session_count())) {
                 break;
+            }
+            if let Some(watch) = &mut watch {
+                watch.publish(now, driver.core());
             }
             server_log.progress(now, |session| driver.core().stats(session));
         }
@@ -130,7 +151,7 @@ impl Server {
         let now = driver.now();
         driver.core_mut().close_all(now, CloseReason::Interrupted);
         driver.flush(FLUSH)?;
-        handle_events(&mut driver, &mut server_log, max_payload);
+        handle_events(&mut driver, (&mut server_log, watch.as_mut()), max_payload);
         driver.finish()
     }
 }
@@ -157,7 +178,11 @@ fn payload_towards(remote: SocketAddr) -> u32 {
 }
 
 /// Logs what happened; true if there was a request among it.
-fn handle_events(driver: &mut Driver<Endpoint, Link>, server_log: &mut ServerLog, max_payload: u32) -> bool {
+fn handle_events(
+    driver: &mut Driver<Endpoint, Link>,
+    (server_log, mut watch): (&mut ServerLog, Option<&mut Watch>),
+    max_payload: u32,
+) -> bool {
     let mut asked = false;
     while let Some((session, event)) = driver.poll_event() {
         if let Event::Connected { remote, .. } = event {
@@ -172,6 +197,9 @@ fn handle_events(driver: &mut Driver<Endpoint, Link>, server_log: &mut ServerLog
         }
         let now = driver.now();
         let stats = driver.core().stats(session);
+        if let Some(watch) = &mut watch {
+            watch.event(now, session, &event, stats.as_ref());
+        }
         server_log.event(now, session, &event, stats);
     }
     asked

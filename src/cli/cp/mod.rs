@@ -15,7 +15,7 @@ use super::exit::{self, Failure};
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{key, signals, text};
+use super::{key, signals, text, trace};
 use crate::endpoint::config::{EndpointConfig, Secret, SessionConfig};
 use crate::impair::Spec;
 use crate::net::client::ClientOptions;
@@ -92,6 +92,8 @@ impl<'a> Copy<'a> {
                 options::overwrite(&given)?
             }
         };
+        // A file that cannot be written is told before anybody logs in.
+        trace::open(args.link.trace.as_deref(), false)?;
         Ok(Self {
             args,
             output: Output::new(&args.output),
@@ -260,9 +262,12 @@ impl<'a> Copy<'a> {
             let failure = Failure::new(exit::UNREACHABLE, "");
             Ended::before_start(failure)
         } else {
-            let options = self.options(key, &job, remotes.clone());
             let host = format!("{} (UDP port {})", self.name(), ready.port);
-            client::run(options, &host, signal.clone(), &mut results, Progress::new("cp", self.output))
+            let progress = Progress::new("cp", self.output);
+            match self.options(key, &job, remotes.clone()) {
+                Ok(options) => client::run(options, &host, signal.clone(), &mut results, progress),
+                Err(failure) => Ended::before_start(failure),
+            }
         };
         if self.is_blocked(&ended, &remotes) {
             if self.args.ssh.fallback == Fallback::Ssh {
@@ -294,34 +299,31 @@ impl<'a> Copy<'a> {
     ) -> Ended {
         // The end of ssh is not a signal to this process: it is told by its own number, and looked for below.
         let ended_by_ssh = Arc::new(AtomicI32::new(0));
-        let stream = match ssh.stream(ended_by_ssh) {
-            Ok(stream) => stream,
+        let ready =
+            ssh.stream(ended_by_ssh).and_then(|stream| Ok((stream, self.options(key, job, Vec::new())?)));
+        let (stream, options) = match ready {
+            Ok(ready) => ready,
             Err(failure) => return Ended::before_start(failure),
         };
-        let options = self.options(key, job, Vec::new());
-        let mut ended = client::run_over_stream(
-            stream,
-            options,
-            &self.name(),
-            signal,
-            results,
-            Progress::new("cp", self.output),
-        );
+        let progress = Progress::new("cp", self.output);
+        let mut ended = client::run_over_stream(stream, options, &self.name(), signal, results, progress);
         self.explain_loss(ssh, &mut ended);
         ended
     }
 
-    fn options(&self, key: &str, job: &Job, remotes: Vec<SocketAddr>) -> ClientOptions {
+    fn options(&self, key: &str, job: &Job, remotes: Vec<SocketAddr>) -> Result<ClientOptions, Failure> {
         let mut endpoint = EndpointConfig::new(Secret::Key(Zeroizing::new(key.as_bytes().to_vec())));
         endpoint.session = SessionConfig { only_roots: job.only_roots.clone(), ..self.session.clone() };
-        ClientOptions {
+        Ok(ClientOptions {
             remotes,
             endpoint,
             request: job.request.clone(),
             roots: job.roots.clone(),
             dest: job.dest.clone(),
             sim: self.sim.clone(),
-        }
+            // A second attempt writes it anew.
+            trace: trace::open(self.args.link.trace.as_deref(), false)?,
+        })
     }
 
     fn of_family(&self, mut remotes: Vec<SocketAddr>) -> Vec<SocketAddr> {

@@ -12,6 +12,7 @@ use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig, Task};
 use crate::net::client::NetError;
 use crate::net::server::{Server, ServerOptions};
 use crate::net::stream::StreamPipe;
+use crate::net::watch::WatchOptions;
 use crate::transfer::job::{Overwrite, SourceRoot, StoreError, StoreErrorKind};
 use rustix::event::{PollFd, PollFlags};
 use std::ffi::OsStr;
@@ -171,7 +172,7 @@ fn prepare(ask: &Ask) -> Result<(Option<Server>, Ready), Failure> {
 /// The settings of the session.
 fn session(wishes: &LinkWishes) -> Result<crate::endpoint::config::SessionConfig, Failure> {
     let LinkWishes { limit, window, cc, rate, timeout } = wishes.clone();
-    let link = LinkArgs { limit, window, cc, rate, timeout, sim: None };
+    let link = LinkArgs { limit, window, cc, rate, timeout, ..LinkArgs::default() };
     options::client_session(&link, &ConnectArgs::default(), &ChunkArgs::default())
 }
 
@@ -239,6 +240,8 @@ fn bind(ask: &Ask, dir: &std::path::Path, endpoint: &EndpointConfig) -> Result<S
             endpoint: endpoint.clone(),
             sim: None,
             partial_ttl: None,
+            trace: None,
+            watch: WatchOptions::default(),
         })
     };
     let Some((first, last)) = ask.ports else { return Ok(bind(0)?) };
