@@ -343,12 +343,12 @@ pub struct ServeArgs {
     /// Refuse to impair the way back of an echo
     #[arg(long, help_heading = "Limits")]
     pub no_echo_sim: bool,
-    /// Serve one copy and end: what fulmar cp starts over ssh; told on stdin what to do, so no other option goes with it
-    #[arg(long, exclusive = true)]
-    pub once: bool,
     /// Watching it.
     #[command(flatten)]
     pub watch: super::watch::WatchArgs,
+    /// Serve one copy and end: what fulmar cp starts over ssh; told on stdin what to do, so no other option goes with it
+    #[arg(long, exclusive = true)]
+    pub once: bool,
     /// Amount of output.
     #[command(flatten)]
     pub verbosity: VerbosityArgs,

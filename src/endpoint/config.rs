@@ -51,11 +51,11 @@ pub struct SessionConfig {
     pub client_id: String,
     /// Largest datagram to try (UDP payload), from the interface MTU.
     pub max_datagram_bytes: u32,
+    /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
+    pub trace: bool,
     /// A client that receives: the first components of the paths that may come; whatever else comes ends the session.
     /// `None`: any, as far as they stay inside the destination.
     pub only_roots: Option<Arc<BTreeSet<Vec<u8>>>>,
-    /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
-    pub trace: bool,
 }
 
 impl Default for SessionConfig {
@@ -71,8 +71,8 @@ impl Default for SessionConfig {
             max_retries: None,
             client_id: String::new(),
             max_datagram_bytes: 1472,
-            only_roots: None,
             trace: false,
+            only_roots: None,
         }
     }
 }

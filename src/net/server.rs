@@ -52,9 +52,9 @@ pub struct Server {
     pipe: Link,
     local: SocketAddr,
     store: Box<dyn Store>,
+    watch: Option<Bound>,
     /// See `once`.
     once: Option<Duration>,
-    watch: Option<Bound>,
 }
 
 impl std::fmt::Debug for Server {
@@ -86,7 +86,7 @@ impl Server {
         let local = super::pipe::DatagramPipe::local_addr(&pipe).map_err(|e| bind_error(listen, &e))?;
         options.endpoint.session.max_datagram_bytes = local_payload(local);
         let watch = options.watch.is_wanted().then(|| Bound::bind(&options.watch)).transpose()?;
-        Ok(Self { options, pipe: pipe.into(), local, store, once: None, watch })
+        Ok(Self { options, pipe: pipe.into(), local, store, watch, once: None })
     }
 
     /// Takes sessions over a byte stream as well.
@@ -120,7 +120,7 @@ impl Server {
     /// # Errors
     /// The disk thread or the poll failed. No peer and no network trouble ends the loop.
     pub fn run(self, signal: Arc<AtomicI32>) -> Result<(), NetError> {
-        let Self { options, pipe, local, store, once, watch } = self;
+        let Self { options, pipe, local, store, watch, once } = self;
         let ServerOptions { dir, mut endpoint, sim, trace, .. } = options;
         endpoint.session.trace = trace.is_some();
         let max_payload = endpoint.session.max_datagram_bytes;
@@ -139,19 +139,21 @@ impl Server {
             driver.turn(wake_by)?;
             let asked = handle_events(&mut driver, (&mut server_log, watch.as_mut()), max_payload);
             let now = driver.now();
-            if once.as_mut().is_some_and(|once| once.is_over(now, asked, driver.core().session_count())) {
-                break;
-            }
             if let Some(watch) = &mut watch {
                 watch.publish(now, driver.core());
             }
-            server_log.progress(now, |session| driver.core().stats(session));
+            if once.as_mut().is_some_and(|once| once.is_over(now, asked, driver.core().session_count())) {
+                break;
+            }
+            let core = driver.core();
+            server_log.progress(now, |session| core.stats(session), || core.refusals());
         }
         log::info!("stopping: {} sessions are told", driver.core().session_count());
         let now = driver.now();
         driver.core_mut().close_all(now, CloseReason::Interrupted);
         driver.flush(FLUSH)?;
         handle_events(&mut driver, (&mut server_log, watch.as_mut()), max_payload);
+        server_log.refused(driver.core().refusals());
         driver.finish()
     }
 }
