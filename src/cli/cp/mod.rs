@@ -15,7 +15,7 @@ use super::exit::{self, Failure};
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{key, signals, text};
+use super::{key, signals, text, trace};
 use crate::endpoint::config::{EndpointConfig, Secret, SessionConfig};
 use crate::impair::Spec;
 use crate::net::client::ClientOptions;
@@ -92,6 +92,8 @@ impl<'a> Copy<'a> {
                 options::overwrite(&given)?
             }
         };
+        // A file that cannot be written is told before anybody logs in.
+        trace::open(args.link.trace.as_deref(), false)?;
         Ok(Self {
             args,
             output: Output::new(&args.output),
@@ -261,14 +263,9 @@ impl<'a> Copy<'a> {
             Ended::before_start(failure)
         } else {
             let host = format!("{} (UDP port {})", self.name(), ready.port);
+            let progress = Progress::new("cp", self.output);
             match self.options(key, &job, remotes.clone()) {
-                Ok(options) => client::run(
-                    options,
-                    &host,
-                    signal.clone(),
-                    &mut results,
-                    Progress::new("cp", self.output),
-                ),
+                Ok(options) => client::run(options, &host, signal.clone(), &mut results, progress),
                 Err(failure) => Ended::before_start(failure),
             }
         };
@@ -302,22 +299,14 @@ impl<'a> Copy<'a> {
     ) -> Ended {
         // The end of ssh is not a signal to this process: it is told by its own number, and looked for below.
         let ended_by_ssh = Arc::new(AtomicI32::new(0));
-        let stream = match ssh.stream(ended_by_ssh) {
-            Ok(stream) => stream,
+        let ready =
+            ssh.stream(ended_by_ssh).and_then(|stream| Ok((stream, self.options(key, job, Vec::new())?)));
+        let (stream, options) = match ready {
+            Ok(ready) => ready,
             Err(failure) => return Ended::before_start(failure),
         };
-        let options = match self.options(key, job, Vec::new()) {
-            Ok(options) => options,
-            Err(failure) => return Ended::before_start(failure),
-        };
-        let mut ended = client::run_over_stream(
-            stream,
-            options,
-            &self.name(),
-            signal,
-            results,
-            Progress::new("cp", self.output),
-        );
+        let progress = Progress::new("cp", self.output);
+        let mut ended = client::run_over_stream(stream, options, &self.name(), signal, results, progress);
         self.explain_loss(ssh, &mut ended);
         ended
     }
@@ -332,7 +321,8 @@ impl<'a> Copy<'a> {
             roots: job.roots.clone(),
             dest: job.dest.clone(),
             sim: self.sim.clone(),
-            trace: super::trace::open(self.args.link.trace.as_deref(), false)?,
+            // A second attempt writes it anew.
+            trace: trace::open(self.args.link.trace.as_deref(), false)?,
         })
     }
 

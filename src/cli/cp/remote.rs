@@ -172,7 +172,7 @@ fn prepare(ask: &Ask) -> Result<(Option<Server>, Ready), Failure> {
 /// The settings of the session.
 fn session(wishes: &LinkWishes) -> Result<crate::endpoint::config::SessionConfig, Failure> {
     let LinkWishes { limit, window, cc, rate, timeout } = wishes.clone();
-    let link = LinkArgs { limit, window, cc, rate, timeout, sim: None, trace: None };
+    let link = LinkArgs { limit, window, cc, rate, timeout, ..LinkArgs::default() };
     options::client_session(&link, &ConnectArgs::default(), &ChunkArgs::default())
 }
 
