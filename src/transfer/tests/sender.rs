@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::arq::rangeset::RangeSet;
+use crate::session::event::Event;
 use crate::transfer::sender::MAX_UNRESOLVED;
 use std::collections::HashMap;
 
