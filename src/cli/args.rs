@@ -40,7 +40,9 @@ Exit codes:
   143  ended by SIGTERM (serve: 0)
 With several files the others go on when one fails; the highest code wins.
 
-Environment: FULMAR_KEY_FILE (see above), RUST_LOG (as in fulmar=debug).";
+Environment: FULMAR_KEY_FILE (see above), RUST_LOG (as in fulmar=debug),
+FULMAR_KEYLOG (a file to which the secrets of sessions are appended, so that
+Wireshark can decrypt them: for studies only).";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:

@@ -12,6 +12,7 @@ pub mod get;
 pub mod host;
 pub mod json;
 pub mod key;
+pub mod key_log;
 pub mod keygen;
 pub mod ls;
 pub mod options;

@@ -4,7 +4,7 @@
 
 use super::args::ServeArgs;
 use super::exit::{self, Failure};
-use super::{key, options, signals, terminal, text};
+use super::{key, key_log, options, signals, terminal, text};
 use crate::endpoint::config::{EndpointConfig, Secret};
 use crate::net::server::{Server, ServerOptions};
 
@@ -23,6 +23,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
 
     let mut endpoint = EndpointConfig::new(secret.clone());
     endpoint.session = session;
+    endpoint.session.key_log = key_log::from_environment()?;
     endpoint.server = Some(server);
     let server = Server::bind(ServerOptions { listen, dir: args.dir.clone(), endpoint, sim, partial_ttl })?;
     // Handlers first: whoever reads the line below may send a signal at once.

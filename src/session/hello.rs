@@ -124,6 +124,9 @@ impl Session {
             self.rtt.sample(now - *sent_at);
         }
         self.remote_cid = reply.server_cid;
+        if let Some(log) = &self.config.key_log {
+            log.session(&keys, self.local_cid, self.remote_cid);
+        }
         self.seal = SealKeys::new(keys.client);
         self.open = OpenKeys::new(keys.server);
         self.confirm = Some(keys.confirm);
