@@ -15,3 +15,4 @@ mod rules;
 mod serving;
 mod support;
 mod transfer;
+mod wireshark;
