@@ -8,6 +8,7 @@ pub mod client;
 pub mod demo;
 pub mod echo;
 pub mod exit;
+pub mod generate;
 pub mod get;
 pub mod host;
 pub mod json;
@@ -31,7 +32,7 @@ use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 8] = ["bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 9] = ["completions", "bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
@@ -45,6 +46,8 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Keygen(args) => keygen::run(args),
+            Self::Completions(args) => generate::completions(args),
+            Self::Man(args) => generate::man(args),
         }
     }
 
@@ -59,12 +62,14 @@ impl Command {
             Self::Demo(_) => "demo",
             Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
         }
     }
 
     fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Serve(_) | Self::Keygen(_) => None,
+            Self::Serve(_) | Self::Keygen(_) | Self::Completions(_) | Self::Man(_) => None,
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
             Self::Ls(args) => Some(&args.output),
