@@ -1,18 +1,18 @@
 use super::client::{Client, Update};
 use super::server::{Server, ServerSettings};
-use super::{Error, ErrorKind, Key};
+use super::{Error, ErrorKind, Key, Stop};
 use crate::transfer::job::EntryKind;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
 
 const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
-fn served(dir: &std::path::Path, key: &Key) -> (Client, super::Stop, JoinHandle<Result<(), Error>>) {
+fn served(dir: &std::path::Path, key: &Key) -> (SocketAddr, Stop, JoinHandle<Result<(), Error>>) {
     let server = Server::bind(dir, SocketAddr::from(LOOPBACK), key.clone(), ServerSettings::default());
     let server = server.expect("a free port");
     let (address, stop) = (server.local_addr(), server.stop_handle());
     let running = std::thread::spawn(move || server.run());
-    (Client::new(address, key.clone()).expect("an address"), stop, running)
+    (address, stop, running)
 }
 
 #[test]
@@ -25,7 +25,8 @@ fn put_list_get() {
     std::fs::write(source.join("big"), &big).expect("written");
     std::fs::write(source.join("small"), "small").expect("written");
     let key = Key::generate().expect("random");
-    let (mut client, stop, running) = served(&drop, &key);
+    let (address, stop, running) = served(&drop, &key);
+    let mut client = Client::new(address, key).expect("an address");
     client.settings.impairment = Some("loss=10%,seed=1".into());
 
     let (mut connected, mut started, mut finished) = (0, Vec::new(), 0);
@@ -61,7 +62,7 @@ fn put_list_get() {
         outcome.entries.iter().find(|e| e.path == b"tree/big").expect("sent").sha256
     );
 
-    let stranger = Client { key: Key::from_bytes("another"), ..client.clone() };
+    let stranger = Client::new(address, Key::from_bytes("another")).expect("an address");
     assert_eq!(stranger.list("").expect_err("another key").kind(), ErrorKind::Authentication);
     stop.stop();
     running.join().expect("no panic").expect("a good end");
