@@ -80,7 +80,15 @@ impl Server {
         config.total_limit_bytes_per_sec = settings.limit_bytes_per_sec;
         let partial_ttl = settings.partial_ttl;
         let dir = dir.as_ref().to_owned();
-        let inner = server::Server::bind(ServerOptions { listen, dir, endpoint, sim: None, partial_ttl })?;
+        let inner = server::Server::bind(ServerOptions {
+            listen,
+            dir,
+            endpoint,
+            sim: None,
+            partial_ttl,
+            trace: None,
+            watch: Default::default(),
+        })?;
         Ok(Self { inner, stop: Stop::default() })
     }
 

@@ -176,6 +176,12 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure goodput against window size, loss, chunk size or rate control, in simulation or on a real link
     Bench(super::bench::args::BenchArgs),
+    /// Make a page with plots of what --trace has written
+    #[command(after_help = super::trace_report::args::EXAMPLES)]
+    Report(super::trace_report::args::TraceReportArgs),
+    /// Show in the terminal what serve --dashboard shows
+    #[command(after_help = super::top::EXAMPLES)]
+    Top(super::top::TopArgs),
     /// Make a key that both sides can use
     #[command(after_help = KEYGEN_EXAMPLES)]
     Keygen(KeygenArgs),
@@ -222,6 +228,9 @@ pub struct LinkArgs {
     /// rate=100mbit,burst=4,seed=7 in any selection), and with loss-in= and so on what it receives
     #[arg(long, value_name = "SPEC")]
     pub sim: Option<String>,
+    /// Write what happens to every packet, file and session to this file, for fulmar report
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
 }
 
 /// How a client connects.
@@ -344,6 +353,9 @@ pub struct ServeArgs {
     /// Refuse to impair the way back of an echo
     #[arg(long, help_heading = "Limits")]
     pub no_echo_sim: bool,
+    /// Watching it.
+    #[command(flatten)]
+    pub watch: super::watch::WatchArgs,
     /// Amount of output.
     #[command(flatten)]
     pub verbosity: VerbosityArgs,
@@ -462,6 +474,9 @@ pub struct DemoArgs {
     /// How each side impairs what it sends
     #[arg(long, value_name = "SPEC", default_value = "loss=10%,corrupt=10%")]
     pub sim: String,
+    /// Write what happens to every packet and file of the client to this file, for fulmar report
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
     /// Output.
     #[command(flatten)]
     pub output: OutputArgs,

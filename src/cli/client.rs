@@ -7,7 +7,7 @@ use super::exit::Failure;
 use super::host::Target;
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{key, key_log, options, signals};
+use super::{key, key_log, options, signals, trace};
 use crate::endpoint::config::EndpointConfig;
 use crate::net::client::{self, ClientOptions, Observer};
 use crate::session::event::{Direction, Event, Stats};
@@ -58,13 +58,14 @@ impl Setup {
     ) -> Result<Self, Failure> {
         let session = options::client_session(link, connect, chunk)?;
         let sim = options::link_sim(link)?;
+        let trace = trace::open(link.trace.as_deref(), false)?;
         let secret = key::client_secret(key_args, &target.authority())?;
         let remotes = target.resolve(options::family(connect))?;
         let mut endpoint = EndpointConfig::new(secret);
         endpoint.session = session;
         endpoint.session.key_log = key_log::from_environment()?;
         let request = Request::List { path: Vec::new() };
-        let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim };
+        let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim, trace };
         Ok(Self { target, options })
     }
 

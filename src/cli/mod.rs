@@ -26,13 +26,18 @@ pub mod signals;
 pub mod summary;
 pub mod terminal;
 pub mod text;
+pub mod top;
+pub mod trace;
+pub mod trace_report;
+pub mod watch;
 
 use args::{Command, OutputArgs, VerbosityArgs};
 use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 9] = ["completions", "bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 11] =
+    ["completions", "bench", "report", "top", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
@@ -48,6 +53,8 @@ impl Command {
             Self::Keygen(args) => keygen::run(args),
             Self::Completions(args) => generate::completions(args),
             Self::Man(args) => generate::man(args),
+            Self::Report(args) => trace_report::run(args),
+            Self::Top(args) => top::run(args),
         }
     }
 
@@ -64,12 +71,19 @@ impl Command {
             Self::Keygen(_) => "keygen",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
+            Self::Report(_) => "report",
+            Self::Top(_) => "top",
         }
     }
 
     fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Serve(_) | Self::Keygen(_) | Self::Completions(_) | Self::Man(_) => None,
+            Self::Serve(_)
+            | Self::Keygen(_)
+            | Self::Report(_)
+            | Self::Top(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
             Self::Ls(args) => Some(&args.output),
@@ -88,6 +102,8 @@ impl Command {
     pub fn verbosity(&self) -> VerbosityArgs {
         match self {
             Self::Serve(args) => args.verbosity.clone(),
+            Self::Report(args) => args.verbosity.clone(),
+            Self::Top(args) => args.verbosity.clone(),
             _ => self.output().map(|output| output.verbosity.clone()).unwrap_or_default(),
         }
     }

@@ -52,6 +52,8 @@ pub struct SessionConfig {
     pub max_datagram_bytes: u32,
     /// Where the secrets of sessions are written for whoever shall decrypt captures of them: normally nowhere.
     pub key_log: Option<KeyLog>,
+    /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
+    pub trace: bool,
 }
 
 impl Default for SessionConfig {
@@ -68,6 +70,7 @@ impl Default for SessionConfig {
             client_id: String::new(),
             max_datagram_bytes: 1472,
             key_log: None,
+            trace: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Implements: docs/ARCHITECTURE.md, "The client".
 
 use super::driver::{Clock, Driver, Parts, random_bytes};
+use super::trace::TraceFile;
 use super::udp::{UdpPipe, path_payload};
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
@@ -40,6 +41,8 @@ pub struct ClientOptions {
     pub dest: Option<(PathBuf, Dest)>,
     /// `--sim`, both directions.
     pub sim: Option<Spec>,
+    /// `--trace`.
+    pub trace: Option<TraceFile>,
 }
 
 /// Called by the loop; must not block.
@@ -81,16 +84,18 @@ pub fn run(
     signal: Arc<AtomicI32>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, NetError> {
-    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim } = options;
+    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, trace } = options;
     let (pipe, remotes) = bind_for(remotes)?;
     endpoint.session.max_datagram_bytes =
         remotes.iter().copied().map(path_payload).max().unwrap_or(endpoint.session.max_datagram_bytes);
+    endpoint.session.trace = trace.is_some();
     let (jail, dest) = dest.unzip();
     let store: Box<dyn Store> = super::open_store(jail.as_deref(), None)?;
     let pipe = pipe.with_routed_source();
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
-    let driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+    let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+    driver.set_trace(trace);
     let remotes = remotes.into_iter();
     let attempts = Attempts { remotes, live: Vec::new(), active: None, next_at: None, request, roots, dest };
     Client { driver, attempts, stats: Stats::default(), early: Vec::new(), observer }.run()

@@ -11,7 +11,9 @@ pub mod server;
 mod server_log;
 mod shims;
 mod timer;
+pub mod trace;
 pub mod udp;
+pub mod watch;
 
 use crate::store::Store;
 use crate::store::file::{FileOptions, FileStore};

@@ -5,7 +5,9 @@
 use super::client::NetError;
 use super::driver::{Clock, Driver, Parts, random_bytes};
 use super::server_log::ServerLog;
+use super::trace::TraceFile;
 use super::udp::{UdpPipe, local_payload, path_payload};
+use super::watch::{About, Bound, Watch, WatchOptions};
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
 use crate::impair::Spec;
@@ -37,6 +39,10 @@ pub struct ServerOptions {
     pub sim: Option<Spec>,
     /// See `FileOptions::partial_ttl`.
     pub partial_ttl: Option<Duration>,
+    /// `--trace`.
+    pub trace: Option<TraceFile>,
+    /// `--metrics` and `--dashboard`.
+    pub watch: WatchOptions,
 }
 
 /// A bound server.
@@ -45,6 +51,7 @@ pub struct Server {
     pipe: UdpPipe,
     local: SocketAddr,
     store: Box<dyn Store>,
+    watch: Option<Bound>,
 }
 
 impl std::fmt::Debug for Server {
@@ -75,12 +82,18 @@ impl Server {
         let pipe = pipe.map_err(|e| bind_error(listen, &e))?;
         let local = super::pipe::DatagramPipe::local_addr(&pipe).map_err(|e| bind_error(listen, &e))?;
         options.endpoint.session.max_datagram_bytes = local_payload(local);
-        Ok(Self { options, pipe, local, store })
+        let watch = options.watch.is_wanted().then(|| Bound::bind(&options.watch)).transpose()?;
+        Ok(Self { options, pipe, local, store, watch })
     }
 
     /// The address bound (the real port when 0 was asked for).
     pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// The TCP addresses of `--metrics` and `--dashboard`, with their real ports.
+    pub fn watch_addrs(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        self.watch.as_ref().map_or((None, None), |w| (w.metrics_addr(), w.dashboard_addr()))
     }
 
     /// Serves until `signal` is set, then tells the peers and returns. SIGINT and SIGTERM wake the loop and are
@@ -89,31 +102,43 @@ impl Server {
     /// # Errors
     /// The disk thread or the poll failed. No peer and no network trouble ends the loop.
     pub fn run(self, signal: Arc<AtomicI32>) -> Result<(), NetError> {
-        let Self { options, pipe, local, store } = self;
-        let ServerOptions { dir, endpoint, sim, .. } = options;
+        let Self { options, pipe, local, store, watch } = self;
+        let ServerOptions { dir, mut endpoint, sim, trace, .. } = options;
+        endpoint.session.trace = trace.is_some();
         let max_payload = endpoint.session.max_datagram_bytes;
         let clock = Clock::start();
         let mut server_log = ServerLog::new(clock.started());
+        let max_sessions = endpoint.server.as_ref().map_or(0, |s| s.max_sessions);
+        let about = About { listen: local, max_sessions };
+        let mut watch = watch.map(|bound| Watch::start(clock.started(), bound, about)).transpose()?;
         let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
         let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+        driver.set_trace(trace);
         log::info!("listening on {local} (UDP), serving {}", dir.display());
         while !driver.signalled() {
             let wake_by = driver.now() + HEARTBEAT;
             driver.turn(wake_by)?;
-            handle_events(&mut driver, &mut server_log, max_payload);
+            handle_events(&mut driver, (&mut server_log, watch.as_mut()), max_payload);
             let now = driver.now();
+            if let Some(watch) = &mut watch {
+                watch.publish(now, driver.core());
+            }
             server_log.progress(now, |session| driver.core().stats(session));
         }
         log::info!("stopping: {} sessions are told", driver.core().session_count());
         let now = driver.now();
         driver.core_mut().close_all(now, CloseReason::Interrupted);
         driver.flush(FLUSH)?;
-        handle_events(&mut driver, &mut server_log, max_payload);
+        handle_events(&mut driver, (&mut server_log, watch.as_mut()), max_payload);
         driver.finish()
     }
 }
 
-fn handle_events(driver: &mut Driver<Endpoint, UdpPipe>, server_log: &mut ServerLog, max_payload: u32) {
+fn handle_events(
+    driver: &mut Driver<Endpoint, UdpPipe>,
+    (server_log, mut watch): (&mut ServerLog, Option<&mut Watch>),
+    max_payload: u32,
+) {
     while let Some((session, event)) = driver.poll_event() {
         if let Event::Connected { remote, .. } = event {
             // A wildcard socket talks through several interfaces. What the one towards this peer does not take
@@ -126,6 +151,9 @@ fn handle_events(driver: &mut Driver<Endpoint, UdpPipe>, server_log: &mut Server
         }
         let now = driver.now();
         let stats = driver.core().stats(session);
+        if let Some(watch) = &mut watch {
+            watch.event(now, session, &event, stats.as_ref());
+        }
         server_log.event(now, session, &event, stats);
     }
 }

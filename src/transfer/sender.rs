@@ -47,6 +47,8 @@ struct SendChunk {
     plain_bytes: u32,
     crc32: u32,
     data: Bytes,
+    /// Bytes of all chunks before this one, as they were encoded.
+    start: u64,
     next_offset: u32,
     acked: RangeSet,
 }
@@ -431,6 +433,7 @@ impl Sender {
                     plain_bytes,
                     crc32,
                     data,
+                    start: 0,
                     next_offset: 0,
                     acked: RangeSet::new(),
                 });
@@ -471,6 +474,7 @@ impl Sender {
         self.shrinks = c.codec != ChunkCodec::Raw;
         self.fresh_bytes += c.data.len() as u64;
         self.counters.chunk_bytes_plain += u64::from(c.plain_bytes);
+        c.start = self.counters.chunk_bytes_encoded;
         self.counters.chunk_bytes_encoded += c.data.len() as u64;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
@@ -654,6 +658,11 @@ impl Sender {
 
     fn chunk_of(&self, r: &SegmentRef) -> Option<&SendChunk> {
         self.slots.get(r.slot as usize).filter(|s| s.epoch == r.epoch)?.chunk.as_ref()
+    }
+
+    /// Where the segment lies when all chunks of the session are laid end to end; `None` when its chunk is gone.
+    pub fn stream_offset(&self, r: &SegmentRef) -> Option<u64> {
+        self.chunk_of(r).map(|c| c.start + u64::from(r.offset))
     }
 
     /// Bytes that the frame of this segment takes; zero when its chunk is gone.

@@ -3,6 +3,7 @@
 //! Every test has a server of its own on a free port, and a directory of its own. Tests that need root or a tool
 //! that is not there say `SKIPPED: ...` and count as skipped in the summary of `ci.sh`.
 
+mod browser;
 mod crowd;
 mod disk;
 mod echo;
@@ -15,4 +16,5 @@ mod rules;
 mod serving;
 mod support;
 mod transfer;
+mod watching;
 mod wireshark;
