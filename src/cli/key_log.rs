@@ -1,6 +1,6 @@
 //! Role: the key log that `FULMAR_KEYLOG` asks for, so that Wireshark can decrypt a capture.
 //! Owns: the open file.
-//! Implements: docs/PROTOCOL.md, "Key log"; contrib/wireshark/README.md.
+//! Implements: docs/PROTOCOL.md, "Packet protection" (key log); contrib/wireshark/README.md.
 
 use super::exit::Failure;
 use super::text;

@@ -1,6 +1,6 @@
 //! Role: hands out the secrets of sessions, on request, so that captures of them can be decrypted.
 //! Owns: where the lines go, which the caller chose.
-//! Implements: docs/PROTOCOL.md, "Key log".
+//! Implements: docs/PROTOCOL.md, "Packet protection" (key log).
 
 use super::handshake::SessionKeys;
 use crate::wire::Cid;
