@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let running = std::thread::spawn(move || server.run());
     let mut client = Client::new(address, key)?;
     client.settings.impairment = Some("loss=10%,delay=10ms".into());
-    upload(client, &[file.clone()])?;
+    upload(client, std::slice::from_ref(&file))?;
     stop.stop();
     running.join().expect("the server does not panic")?;
     assert_eq!(std::fs::read(drop.join("in/numbers.txt"))?, std::fs::read(file)?);

@@ -156,6 +156,3 @@ impl Stop {
         self.0.load(Ordering::Relaxed) != 0
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,6 @@
-use super::client::{Client, Update};
-use super::server::{Server, ServerSettings};
-use super::{Error, ErrorKind, Key, Stop};
-use crate::transfer::job::EntryKind;
+//! The library's face, as a program that embeds fulmar uses it.
+
+use fulmar::{Client, EntryKind, Error, ErrorKind, Key, Server, ServerSettings, Stop, Update};
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
 
