@@ -34,6 +34,7 @@ fn put_list_get() {
         Update::Started { path, bytes } => started.push((path.to_vec(), bytes)),
         Update::Finished(entry) => finished += usize::from(entry.error.is_none()),
         Update::Progress(stats) => assert!(stats.file_bytes_done <= stats.file_bytes_total),
+        _ => {}
     });
     let outcome = outcome.expect("uploaded");
     assert_eq!((connected, finished, outcome.entries.len()), (1, 3, 3));
