@@ -56,6 +56,12 @@ cargo clippy --locked --all-targets -- -D warnings
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
+# What tests/dependencies.rs says, and more; where it is installed.
+if cargo deny --version > /dev/null 2>&1; then
+    step "dependencies"
+    cargo deny --offline check bans licenses sources
+fi
+
 step "tests, and benches that compile"
 if cargo nextest --version > /dev/null 2>&1; then
     # Benches and examples are built with the tests, and run once each, as tests.

@@ -11,6 +11,7 @@ Start:
   fulmar demo                      see it work on this machine
   fulmar serve ~/drop              on the server; prints a key
   fulmar put big.iso server.org    on the client; asks for the key
+  fulmar cp big.iso server.org:    no server, no key: ssh does that part
 
 Addresses are HOST[:PORT][/PATH]: a name, an IPv4 address, or an IPv6 address
 in brackets; port 5770 (UDP) if none is given; PATH lies below the directory
@@ -159,6 +160,9 @@ pub enum Command {
     /// Serve a directory to many clients at once
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Copy to or from a host that ssh reaches, as scp does; nothing need run there
+    #[command(after_help = super::cp::args::EXAMPLES, override_usage = super::cp::args::USAGE)]
+    Cp(super::cp::args::CpArgs),
     /// Upload files and directories
     #[command(after_help = PUT_EXAMPLES, override_usage = PUT_USAGE)]
     Put(PutArgs),
@@ -356,6 +360,9 @@ pub struct ServeArgs {
     /// Watching it.
     #[command(flatten)]
     pub watch: super::watch::WatchArgs,
+    /// Serve one copy and end: what fulmar cp starts over ssh; told on stdin what to do, so no other option goes with it
+    #[arg(long, exclusive = true)]
+    pub once: bool,
     /// Amount of output.
     #[command(flatten)]
     pub verbosity: VerbosityArgs,

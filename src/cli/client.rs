@@ -9,7 +9,8 @@ use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
 use super::{key, key_log, options, signals, trace};
 use crate::endpoint::config::EndpointConfig;
-use crate::net::client::{self, ClientOptions, Observer};
+use crate::net::client::{self, ClientOptions, NetError, Observer, Outcome};
+use crate::net::stream::StreamPipe;
 use crate::session::event::{Direction, Event, Stats};
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, EntryKind, FileId, SourceEntry, SourceRoot, StoreError};
@@ -93,12 +94,36 @@ pub fn run(
     host: &str,
     signal: Arc<AtomicI32>,
     results: &mut dyn Results,
+    progress: Progress,
+) -> Ended {
+    watch(host, signal.clone(), results, progress, |watcher| client::run(options, signal, watcher))
+}
+
+/// The same over a byte stream.
+pub fn run_over_stream(
+    stream: StreamPipe,
+    options: ClientOptions,
+    host: &str,
+    signal: Arc<AtomicI32>,
+    results: &mut dyn Results,
+    progress: Progress,
+) -> Ended {
+    watch(host, signal.clone(), results, progress, |watcher| {
+        client::run_over_stream(stream, options, signal, watcher)
+    })
+}
+
+fn watch(
+    host: &str,
+    signal: Arc<AtomicI32>,
+    results: &mut dyn Results,
     mut progress: Progress,
+    run: impl FnOnce(&mut dyn Observer) -> Result<Outcome, NetError>,
 ) -> Ended {
     let start = now();
     progress.phase(&format!("connecting to {host}"));
     let mut watcher = Watcher { results, progress, connected: false, resumed: HashMap::new() };
-    let outcome = client::run(options, signal.clone(), &mut watcher).map_err(Failure::from);
+    let outcome = run(&mut watcher).map_err(Failure::from);
     let connected = watcher.connected;
     watcher.progress.clear();
     Ended {

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod bench;
 pub mod client;
+pub mod cp;
 pub mod demo;
 pub mod echo;
 pub mod exit;
@@ -36,14 +37,15 @@ use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 11] =
-    ["completions", "bench", "report", "top", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 12] =
+    ["completions", "bench", "report", "top", "serve", "cp", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
     pub fn run(&self) -> Result<u8, Failure> {
         match self {
             Self::Serve(args) => serve::run(args),
+            Self::Cp(args) => cp::run(args),
             Self::Put(args) => put::run(args),
             Self::Get(args) => get::run(args),
             Self::Ls(args) => ls::run(args),
@@ -62,6 +64,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Serve(_) => "serve",
+            Self::Cp(_) => "cp",
             Self::Put(_) => "put",
             Self::Get(_) => "get",
             Self::Ls(_) => "ls",
@@ -84,6 +87,7 @@ impl Command {
             | Self::Top(_)
             | Self::Completions(_)
             | Self::Man(_) => None,
+            Self::Cp(args) => Some(&args.output),
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
             Self::Ls(args) => Some(&args.output),
@@ -111,7 +115,7 @@ impl Command {
     /// What is logged without `-q` and `-v`: a server tells what it does, a client only what is wrong.
     pub fn log_level(&self) -> log::LevelFilter {
         match self {
-            Self::Serve(_) => log::LevelFilter::Info,
+            Self::Serve(args) if !args.once => log::LevelFilter::Info,
             _ => log::LevelFilter::Warn,
         }
     }

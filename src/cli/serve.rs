@@ -10,6 +10,9 @@ use crate::net::server::{Server, ServerOptions};
 
 /// Runs it until a signal comes; the exit code.
 pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
+    if args.once {
+        return super::cp::remote::run();
+    }
     let listen = options::listen(&args.listen)?;
     let (session, server) = options::server(args)?;
     let sim = options::link_sim(&args.link)?;

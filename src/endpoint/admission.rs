@@ -6,12 +6,13 @@ use crate::codec::handshake::{
     ClientShare, CookieKey, ENTROPY_BYTES, ServerHandshake, SessionKeys, Transcript,
 };
 use crate::endpoint::config::Secret;
+use crate::session::refusal::{Refusal, Refusals};
 use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
 use crate::wire::packet::{ProtectedHeader, strip_trailer};
 use crate::wire::{Cid, VERSION};
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ struct HalfOpen {
     created_at: Instant,
     /// The Reply was repeated, so that nobody knows which one the Confirm answers.
     repeated: bool,
-    /// Its confirmation did not fit: whatever comes is rejected.
+    /// A confirmation did not fit, and was counted.
     failed: bool,
 }
 
@@ -96,12 +97,14 @@ pub(super) struct Admission {
     half_open: HashMap<Cid, HalfOpen>,
     by_client: HashMap<(Cid, SocketAddr), Cid>,
     order: VecDeque<(Instant, Cid)>,
+    /// Peers that have a session, as their Hellos named them: a late copy of a Hello asks for nothing new.
+    live: HashSet<(Cid, SocketAddr)>,
     cookie_key: CookieKey,
     epoch: Instant,
     pakes: f64,
     pakes_at: Instant,
     guessers: HashMap<IpAddr, Guesser>,
-    pub(super) counters: AdmissionCounters,
+    pub(super) refusals: Refusals,
 }
 
 impl Admission {
@@ -112,12 +115,13 @@ impl Admission {
             half_open: HashMap::new(),
             by_client: HashMap::new(),
             order: VecDeque::new(),
+            live: HashSet::new(),
             cookie_key: CookieKey::new(key),
             epoch: now,
             pakes: PAKE_BURST,
             pakes_at: now,
             guessers: HashMap::new(),
-            counters: AdmissionCounters::default(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -146,6 +150,7 @@ impl Admission {
             Secret::Insecure => Security::Insecure,
         };
         if hello.security != wanted {
+            self.refusals.count(Refusal::Security);
             return match wanted {
                 Security::Aes128Gcm => reject(
                     RejectCode::Security,
@@ -159,13 +164,19 @@ impl Admission {
         if let Some(known) = self.by_client.get(&(hello.client_cid, remote)) {
             let h = self.half_open.get_mut(known)?;
             // The same Hello again: the Reply was lost, or is slow.
-            return (h.hello_core == core && !h.failed).then(|| {
+            if h.hello_core == core {
                 h.repeated = true;
-                Reply { attempt: hello.attempt, ..h.reply.clone() }.encode()
-            });
+                return Some(Reply { attempt: hello.attempt, ..h.reply.clone() }.encode());
+            }
+            self.refusals.count(Refusal::Conflict);
+            return None;
+        }
+        if self.live.contains(&(hello.client_cid, remote)) {
+            self.refusals.count(Refusal::Conflict);
+            return None;
         }
         if !room {
-            self.counters.busy += 1;
+            self.refusals.count(Refusal::Busy);
             return reject(RejectCode::Busy, "the server has as many sessions as it allows: try again later");
         }
         self.respond(now, remote, &hello, core, secret, params, rng)
@@ -174,12 +185,13 @@ impl Admission {
     fn on_other_version(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
         match Hello::cid_of_any_version(packet) {
             Some((version, client_cid)) if version != VERSION => {
+                self.refusals.count(Refusal::Version);
                 let text =
                     format!("this server speaks version {VERSION} of the protocol, the client {version}");
                 Some(Reject { client_cid, code: RejectCode::Version, text }.encode())
             }
             _ => {
-                self.counters.corrupted += 1;
+                self.refusals.count(Refusal::Checksum);
                 None
             }
         }
@@ -201,18 +213,23 @@ impl Admission {
         self.refill(now);
         let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || self.pakes < COOKIE_BELOW_PAKES;
         if loaded && !validated {
-            self.counters.retries += 1;
+            self.refusals.count(Refusal::Cookie);
             let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
             return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
         }
-        if self.pakes < 1.0 || is_waiting(&self.guessers, now, remote.ip()) {
-            self.counters.dropped += 1;
+        let waits = is_waiting(&self.guessers, now, remote.ip());
+        if self.pakes < 1.0 || waits {
+            self.refusals.count(if waits { Refusal::Guessing } else { Refusal::Overload });
             return None;
         }
         self.pakes -= 1.0;
         let mut entropy = zeroize::Zeroizing::new([0u8; ENTROPY_BYTES]);
         rng.fill_bytes(&mut *entropy);
-        let (share, shared) = ServerHandshake::respond(secret, &entropy, &ClientShare(hello.share)).ok()?;
+        let answered = ServerHandshake::respond(secret, &entropy, &ClientShare(hello.share));
+        let Ok((share, shared)) = answered else {
+            self.refusals.count(Refusal::Share);
+            return None;
+        };
         let mut cid = Cid([0; 8]);
         // The first byte steers between worker processes; this is the only one.
         rng.fill_bytes(&mut cid.0[1..]);
@@ -251,30 +268,36 @@ impl Admission {
         room: bool,
     ) -> Result<Admitted, Option<Vec<u8>>> {
         let Ok(body) = strip_trailer(packet) else {
-            self.counters.corrupted += 1;
+            self.refusals.count(Refusal::Checksum);
             return Err(None);
         };
-        let Ok((header, _)) = ProtectedHeader::decode(body) else { return Err(None) };
+        let Ok((header, _)) = ProtectedHeader::decode(body) else {
+            self.refusals.count(Refusal::Malformed);
+            return Err(None);
+        };
         let (Some(confirm), Some(h)) = (header.confirm, self.half_open.get_mut(&header.cid)) else {
+            self.refusals.count(Refusal::Stray);
             return Err(None);
         };
         // Handshakes gathered beforehand must not make many guesses at once; an honest Confirm comes again.
         if !h.failed && is_waiting(&self.guessers, now, h.remote.ip()) {
-            self.counters.dropped += 1;
+            self.refusals.count(Refusal::Guessing);
             return Err(None);
         }
         let reject = |code, text: &str| Reject { client_cid: h.client_cid, code, text: text.into() }.encode();
-        if h.failed || !h.keys.confirm_matches(&confirm) {
+        // After one that does not fit, one that does is still welcome: whoever knows the Reply can spoil the first, and no second
+        // guess is possible in a handshake, since the share in the Hello holds for one password only.
+        if !h.keys.confirm_matches(&confirm) {
             let answer = reject(RejectCode::WrongKey, "the key is not this server's");
             let (again, ip) = (std::mem::replace(&mut h.failed, true), h.remote.ip());
             if !again {
-                self.counters.wrong_keys += 1;
+                self.refusals.count(Refusal::WrongKey);
                 self.note_failure(now, ip);
             }
             return Err(Some(answer));
         }
         if !room {
-            self.counters.busy += 1;
+            self.refusals.count(Refusal::Busy);
             return Err(Some(reject(
                 RejectCode::Busy,
                 "the server has as many sessions as it allows: try again later",
@@ -282,6 +305,7 @@ impl Admission {
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
         self.by_client.remove(&(h.client_cid, h.remote));
+        self.live.insert((h.client_cid, h.remote));
         self.guessers.remove(&network_of(h.remote.ip()));
         Ok(Admitted {
             server_cid: header.cid,
@@ -293,6 +317,11 @@ impl Admission {
             handshake_rtt: now - h.created_at,
             rtt_is_exact: !h.repeated,
         })
+    }
+
+    /// The session of this peer is over.
+    pub(super) fn ended(&mut self, client_cid: Cid, remote: SocketAddr) {
+        self.live.remove(&(client_cid, remote));
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {
@@ -322,6 +351,7 @@ impl Admission {
 
     fn forget(&mut self, cid: Cid) {
         if let Some(h) = self.half_open.remove(&cid) {
+            self.refusals.count(Refusal::HalfOpen);
             self.by_client.remove(&(h.client_cid, h.remote));
         }
     }
@@ -337,6 +367,18 @@ impl Admission {
             }
         }
         self.guessers.retain(|_, g| now < g.last_at + GUESS_MEMORY);
+    }
+
+    /// The figures by which admission is judged.
+    pub(super) fn counters(&self) -> AdmissionCounters {
+        let n = |why| self.refusals.get(why);
+        AdmissionCounters {
+            retries: n(Refusal::Cookie),
+            dropped: n(Refusal::Overload) + n(Refusal::Guessing),
+            wrong_keys: n(Refusal::WrongKey),
+            busy: n(Refusal::Busy),
+            corrupted: n(Refusal::Checksum),
+        }
     }
 
     /// Half-open handshakes, for tests of bounds.

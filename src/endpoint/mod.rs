@@ -7,6 +7,7 @@ pub mod config;
 
 use crate::congestion::pacer::Pacer;
 use crate::session::event::{CloseReason, Event, Stats};
+use crate::session::refusal::{Refusal, Refusals};
 use crate::session::trace::Record;
 use crate::session::{Session, Setup, local_params};
 use crate::store::SessionKey;
@@ -65,6 +66,8 @@ pub struct Transmit {
 #[derive(Debug)]
 struct Entry {
     session: Session,
+    /// Server: the peer as its Hello named it, and where the Reply went.
+    peer: Option<(Cid, SocketAddr)>,
     /// The earliest time in the heap for it.
     armed: Option<Instant>,
     ready: bool,
@@ -103,6 +106,8 @@ pub struct Endpoint {
     shares: usize,
     /// Last records of sessions that are gone, and how many they had to leave out.
     last_records: (Vec<(SessionKey, Record)>, u64),
+    /// Of datagrams without a session, and of sessions that are over.
+    refusals: Refusals,
 }
 
 impl Endpoint {
@@ -134,6 +139,7 @@ impl Endpoint {
             limit_release: None,
             shares: 0,
             last_records: (Vec::new(), 0),
+            refusals: Refusals::default(),
         }
     }
 
@@ -150,7 +156,7 @@ impl Endpoint {
         self.rng.fill_bytes(&mut cid.0);
         let setup = self.setup(remote, cid);
         let session = Session::connect(now, setup, &self.config.secret, request, roots, dest);
-        self.add(now, cid, session)
+        self.add(now, cid, session, None)
     }
 
     fn setup(&mut self, remote: SocketAddr, local_cid: Cid) -> Setup {
@@ -167,7 +173,13 @@ impl Endpoint {
         }
     }
 
-    fn add(&mut self, now: Instant, cid: Cid, session: Session) -> SessionKey {
+    fn add(
+        &mut self,
+        now: Instant,
+        cid: Cid,
+        session: Session,
+        peer: Option<(Cid, SocketAddr)>,
+    ) -> SessionKey {
         let key = self.next_key;
         self.next_key += 1;
         self.by_cid.insert(cid, key);
@@ -175,6 +187,7 @@ impl Endpoint {
             key,
             Entry {
                 session,
+                peer,
                 armed: None,
                 ready: false,
                 has_jobs: false,
@@ -244,11 +257,13 @@ impl Endpoint {
             return;
         }
         let Some(cid) = datagram.get(1..1 + CID_BYTES).and_then(|b| b.try_into().ok()).map(Cid) else {
-            return;
+            return self.refusals.count(Refusal::Malformed);
         };
         let mut key = self.by_cid.get(&cid).copied();
-        if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) {
+        if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) && self.config.server.is_some() {
             key = self.on_confirm(now, remote, datagram);
+        } else if key.is_none() {
+            self.refusals.count(Refusal::Stray);
         }
         let Some(key) = key else { return };
         if let Some(e) = self.sessions.get_mut(&key) {
@@ -263,7 +278,7 @@ impl Endpoint {
 
     fn on_hello(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) {
         if self.config.server.is_none() {
-            return;
+            return self.refusals.count(Refusal::Stray);
         }
         let n = self.sessions.len() as u64 + 1;
         let params = local_params(&self.config.session, share(self.config.receive_budget_bytes, n));
@@ -271,7 +286,9 @@ impl Endpoint {
         let answer =
             self.admission.on_hello(now, remote, packet, &self.config.secret, params, room, &mut self.rng);
         // Nobody has shown yet that the address is theirs (RFC 9000, section 8.1).
-        let answer = answer.filter(|a| a.len() <= MAX_AMPLIFICATION * packet.len());
+        let too_long = answer.as_ref().is_some_and(|a| a.len() > MAX_AMPLIFICATION * packet.len());
+        self.refusals.add(Refusal::Amplification, u64::from(too_long));
+        let answer = answer.filter(|_| !too_long);
         self.answer(remote, answer);
     }
 
@@ -292,6 +309,7 @@ impl Endpoint {
             }
         };
         let setup = self.setup(admitted.remote, admitted.server_cid);
+        let peer = Some((admitted.client_cid, admitted.remote));
         let session = Session::accept(
             now,
             setup,
@@ -302,7 +320,7 @@ impl Endpoint {
             (&admitted.params, &admitted.told),
             (admitted.handshake_rtt, admitted.rtt_is_exact),
         );
-        Some(self.add(now, admitted.server_cid, session))
+        Some(self.add(now, admitted.server_cid, session, peer))
     }
 
     /// Time has come to `poll_timeout`.
@@ -474,6 +492,10 @@ impl Endpoint {
                 if let Some(recorder) = e.session.recorder() {
                     *left_out += recorder.take(|record| records.push((key, record)));
                 }
+                self.refusals.merge(&e.session.refusals());
+                if let Some((client_cid, remote)) = e.peer {
+                    self.admission.ended(client_cid, remote);
+                }
             }
             self.share_budgets();
         }
@@ -519,9 +541,17 @@ impl Endpoint {
         self.sessions.len()
     }
 
+    /// What was refused since the beginning, by reason, over all sessions and strangers. Looks at every session.
+    pub fn refusals(&self) -> Refusals {
+        let mut all = self.refusals.clone();
+        all.merge(&self.admission.refusals);
+        self.sessions.values().for_each(|e| all.merge(&e.session.refusals()));
+        all
+    }
+
     /// What admission has turned away, and half-open handshakes now.
     pub fn admission(&self) -> (AdmissionCounters, usize) {
-        (self.admission.counters, self.admission.half_open_count())
+        (self.admission.counters(), self.admission.half_open_count())
     }
 }
 

@@ -290,7 +290,8 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
         for event in &self.events {
             match event.token() {
                 SOCKET => {
-                    self.readable |= event.is_readable();
+                    // The end of a stream is no data, but a reason to read.
+                    self.readable |= event.is_readable() || event.is_read_closed();
                     if event.is_writable() && self.unsent.is_some() {
                         self.backlog = true;
                     }

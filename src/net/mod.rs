@@ -10,6 +10,7 @@ pub mod pipe;
 pub mod server;
 mod server_log;
 mod shims;
+pub mod stream;
 mod timer;
 pub mod trace;
 pub mod udp;

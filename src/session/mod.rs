@@ -6,8 +6,10 @@ pub mod event;
 mod hello;
 mod input;
 mod migration;
+mod offers;
 mod output;
 mod path;
+pub mod refusal;
 mod request;
 mod tail;
 mod timers;
@@ -29,9 +31,11 @@ use crate::wire::handshake::{FEATURE_ZSTD, Params};
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
+use offers::Offers;
 use path::Path;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use refusal::{Refusal, Refusals};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -112,6 +116,8 @@ pub struct Session {
     path_response: Option<[u8; 8]>,
     /// A new address of the peer that has not proved itself yet.
     candidate: Option<Candidate>,
+    /// Client: the Replies so far, until a server has proved itself.
+    offers: Option<Box<Offers>>,
     /// The key confirmation, as long as packets must carry it.
     confirm: Option<[u8; 16]>,
     /// When the next copy of the tail is due; `None`: not known, look.
@@ -126,6 +132,7 @@ pub struct Session {
     stats: Stats,
     /// What happens to packets, when somebody wants to know.
     trace: Option<Box<trace::Recorder>>,
+    refusals: Refusals,
     events: VecDeque<Event>,
     end_job: bool,
     scratch: (Vec<u8>, Vec<u8>),
@@ -258,6 +265,7 @@ impl Session {
             floor_sent_at: None,
             path_response: None,
             candidate: None,
+            offers: None,
             confirm: None,
             tail_at: None,
             sender: Sender::new(config.chunk_size, config.compress, send_budget),
@@ -267,6 +275,7 @@ impl Session {
             give_up: None,
             stats: Stats::default(),
             trace,
+            refusals: Refusals::default(),
             events: VecDeque::new(),
             end_job: false,
             scratch: Default::default(),
@@ -278,7 +287,7 @@ impl Session {
         self.idle_timeout =
             self.config.idle_timeout.min(Duration::from_millis(peer.idle_timeout_ms.max(1000)));
         self.peer_window = peer.receive_window_bytes;
-        self.control_tx.set_credit(peer.control_credit_bytes);
+        self.control_tx.replace_credit(peer.control_credit_bytes);
         self.sender.set_peer_zstd(peer.features & FEATURE_ZSTD != 0);
         self.path.limit_datagrams(now, peer.max_datagram_bytes.min(65_535) as u32);
     }
@@ -367,8 +376,9 @@ impl Session {
         let mut s = self.stats.clone();
         s.nacks_sent = self.received.nacks();
         s.packets_corrupted += self.open.failed_packets();
-        s.file_bytes_done = tx.bytes_done + rx.bytes_done;
-        s.file_bytes_total = tx.bytes_total + rx.bytes_total;
+        // A peer may claim what it likes.
+        s.file_bytes_done = tx.bytes_done.saturating_add(rx.bytes_done);
+        s.file_bytes_total = tx.bytes_total.saturating_add(rx.bytes_total);
         s.chunk_bytes_plain = tx.chunk_bytes_plain + rx.chunk_bytes_plain;
         s.chunk_bytes_encoded = tx.chunk_bytes_encoded + rx.chunk_bytes_encoded;
         if self.rtt.is_measured() {
@@ -380,6 +390,15 @@ impl Session {
         s.queue_delay = self.path.controller.queue_delay();
         s.datagram_bytes = self.path.mtu.current();
         s
+    }
+
+    /// What this session has not taken from its peer, by reason.
+    pub fn refusals(&self) -> Refusals {
+        let mut all = self.refusals.clone();
+        all.merge(self.receiver.refusals());
+        all.add(Refusal::Forged, self.open.failed_packets());
+        all.add(Refusal::Replayed, self.stats.packets_duplicate);
+        all
     }
 
     /// Lets everything that waits for something else make progress: manifest, messages, events, completion.

@@ -80,6 +80,11 @@ impl Session {
             }
             Phase::Confirming | Phase::Open => {}
         }
+        if let Some(hello) = self.repeated_hello(now) {
+            buf.extend_from_slice(&hello);
+            self.count_sent(hello.len());
+            return Some(single(hello.len()));
+        }
         if let Some(train) = self.transmit_path_frames(now, buf) {
             return Some(train);
         }

@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Timers".
 
 use super::event::CloseReason;
+use super::refusal::Refusal;
 use super::{LINGER, Phase, REQUEST_TIMEOUT, Role, Session};
 use std::time::{Duration, Instant};
 
@@ -100,6 +101,7 @@ impl Session {
             return;
         }
         if self.request_deadline().is_some_and(|t| now >= t) {
+            self.refusals.count(Refusal::NoRequest);
             self.close(now, CloseReason::Refused("no request came".into()));
             return;
         }
@@ -170,15 +172,21 @@ impl Session {
         self.silent_ptos += 1;
         self.last_pto_at = now;
         self.silent_since.get_or_insert(now);
+        self.rotate_offers(now);
         self.path.controller.on_silence(now, self.silent_ptos);
         self.path.update(now);
+        self.probe_oldest();
+    }
+
+    /// Has the oldest packets' contents repeated at once, beyond the window.
+    pub(super) fn probe_oldest(&mut self) {
         let mut contents = Vec::with_capacity(PROBE_PACKETS);
         self.sent.for_each_in_flight(|_, _, content| {
             contents.push(*content);
             contents.len() < PROBE_PACKETS
         });
         // The packets stay in flight, so that the next time-out picks the same ones: it must count as a further attempt.
-        let before = self.silent_ptos.min(u32::from(u16::MAX)) as u16 - 1;
+        let before = (self.silent_ptos.min(u32::from(u16::MAX)) as u16).saturating_sub(1);
         for c in &mut contents {
             if let Some((.., times)) = &mut c.control {
                 *times = times.saturating_add(before);

@@ -23,6 +23,10 @@ pub const MAX_UNRESOLVED: usize = 8192;
 pub const MAX_STREAMED: usize = 512;
 /// Most chunks asked for again at once: as many as a receiver may have open (`receiver::MAX_OPEN_CHUNKS`).
 const MAX_RESENDS: usize = 4096;
+/// Most stretches of chunks of a file that a receiver may say it has; what it says beyond is ignored, and sent.
+const MAX_HAVE_STRETCHES: usize = 8192;
+/// Most chunks of a file that may be asked for again, ever: each is remembered until the file's end.
+const MAX_RESENT_CHUNKS: usize = 65_536;
 /// Entries asked of a walk at once.
 const WALK_BATCH: usize = 256;
 /// The manifest stays so far ahead of what the control stream has sent; enough for 10 ms at 400 Mbit/s.
@@ -315,7 +319,7 @@ impl Sender {
         let chunked = is_file && e.inline.is_none() && !self.list_only;
         let weight = 64 + e.path.len() as u64 + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
         if is_file && !self.list_only {
-            self.counters.bytes_total += e.size;
+            self.counters.bytes_total = self.counters.bytes_total.saturating_add(e.size);
         }
         if chunked {
             self.streamed += 1;
@@ -534,6 +538,9 @@ impl Sender {
         let Some(c) = o.chunked.as_mut() else { return };
         let mut resumed_bytes = 0;
         for r in ranges {
+            if c.have.range_count() >= MAX_HAVE_STRETCHES {
+                break;
+            }
             let end = r.end.min(c.chunk_count);
             c.have.insert(r.start.min(end)..end);
             resumed_bytes += c.count(r.start.min(end)..end, o.size);
@@ -554,6 +561,9 @@ impl Sender {
         }
         let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) else { return true };
         if chunk >= c.next_read {
+            return false;
+        }
+        if c.generations.len() >= MAX_RESENT_CHUNKS && !c.generations.contains_key(&chunk) {
             return false;
         }
         let generation = c.generations.entry(chunk).or_insert(0);

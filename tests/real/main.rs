@@ -4,6 +4,7 @@
 //! that is not there say `SKIPPED: ...` and count as skipped in the summary of `ci.sh`.
 
 mod browser;
+mod copy;
 mod crowd;
 mod disk;
 mod echo;
@@ -14,6 +15,7 @@ mod names;
 mod output;
 mod rules;
 mod serving;
+mod sshd;
 mod support;
 mod transfer;
 mod watching;
