@@ -25,10 +25,11 @@ const MARKS: [&str; 13] = [
 const SOURCES: [&str; 7] =
     ["cli", "net", "store", "units.rs", "impair/spec.rs", "endpoint/admission.rs", "session/event.rs"];
 /// Parts of sentences that never stand alone, or that the client replaces by a better one.
-const NOT_SHOWN: [&str; 2] = ["the key is not this server's", "cannot find the address of the server"];
+const NOT_SHOWN: [&str; 3] =
+    ["the key is not this server's", "cannot find the address of the server", "refused so far"];
 /// How far behind a mark the sentence begins, at most.
 const REACH: usize = 160;
-/// Shorter pieces between placeholders say nothing.
+/// Pieces with fewer letters between placeholders say nothing.
 const MIN_PIECE: usize = 8;
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) {
@@ -86,7 +87,10 @@ fn pieces(sentence: &str) -> Vec<String> {
             _ => {}
         }
     }
-    text.split(['|', ';', ':', ',']).map(plain).filter(|p| p.len() >= MIN_PIECE).collect()
+    text.split(['|', ';', ':', ','])
+        .map(plain)
+        .filter(|p| p.chars().filter(|c| c.is_alphabetic()).count() >= MIN_PIECE)
+        .collect()
 }
 
 #[test]
