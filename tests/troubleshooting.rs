@@ -30,7 +30,7 @@ const NOT_SHOWN: [&str; 3] =
 /// How far behind a mark the sentence begins, at most.
 const REACH: usize = 160;
 /// Pieces with fewer letters between placeholders say nothing.
-const MIN_PIECE: usize = 8;
+const MIN_PIECE: usize = 6;
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) {
     if path.is_dir() {
