@@ -208,6 +208,9 @@ impl Session {
         let role = Role::Server { config: server, requested: None, serial };
         let mut s = Self::new(now, setup, rng, role, Phase::Open);
         s.remote_cid = remote_cid;
+        if let Some(log) = &s.config.key_log {
+            log.session(&keys, s.remote_cid, s.local_cid);
+        }
         s.seal = SealKeys::new(keys.server);
         s.open = OpenKeys::new(keys.client);
         if exact {
