@@ -24,6 +24,7 @@ mod tests;
 mod walk;
 
 pub(crate) use digest::sha256;
+pub use journal::named_chunks;
 
 /// Tells apart the sessions that share one store; chosen by the endpoint, never reused.
 pub type SessionKey = u64;
