@@ -37,6 +37,8 @@ struct Incoming {
     size: u64,
     chunk_size: u64,
     meta: Meta,
+    /// Its partial, once that is open: another one may take the name if somebody removes the directory.
+    partial: Option<u64>,
 }
 
 /// What was stored of a file, as its store has told.
@@ -128,6 +130,7 @@ impl Model {
                     size: entry.size,
                     chunk_size: u64::from(entry.chunk_size),
                     meta: entry.meta,
+                    partial: None,
                 };
                 told.incoming.insert(entry.file, incoming);
             }
@@ -161,7 +164,7 @@ impl Model {
         let from = (chunk * incoming.chunk_size) as usize;
         let to = (from + incoming.chunk_size as usize).min(version.bytes.len());
         let wanted = version.bytes.get(from..to).ok_or("a chunk beyond the end was stored")?;
-        if disk.has(&partial) && !disk.holds(&partial, from, wanted) {
+        if incoming.partial.is_some() && !disk.holds(&partial, from, wanted) {
             return Err(format!("chunk {chunk} of {} counts as whole, and is not", text(&incoming.place.1)));
         }
         Ok(())
@@ -176,7 +179,11 @@ impl Model {
         troubles: u64,
         source_is_steady: bool,
     ) -> Result<(), String> {
-        let Some(incoming) = self.incoming(node, session, file) else { return Ok(()) };
+        let Some(mut incoming) = self.incoming(node, session, file) else { return Ok(()) };
+        incoming.partial = disk.inode_of(&Self::partial(&incoming.place));
+        if let Some(told) = self.sessions.get_mut(&(node, session)) {
+            told.incoming.insert(file, incoming.clone());
+        }
         if source_is_steady {
             for chunk in have.iter().cloned().flatten() {
                 self.check_chunk(&incoming, disk, chunk)?;
@@ -218,6 +225,9 @@ impl Model {
         source_is_steady: bool,
     ) -> Result<(), String> {
         let Some(incoming) = self.incoming(node, session, file) else { return Ok(()) };
+        if incoming.partial != disk.inode_of(&Self::partial(&incoming.place)) {
+            return Ok(());
+        }
         if let Some(stored) = self.stored.get_mut(&incoming.place) {
             stored.chunks.insert(chunk);
         }

@@ -272,7 +272,13 @@ impl World<'_> {
             Event::Connected { client_id, .. } if i == 0 => {
                 p.labels.insert(session, client_id.clone());
                 self.say(|| format!("server: session {session} of {client_id}"));
-                if !self.admitted.insert(client_id.clone()) {
+                // A client that has heard nothing of a server before that was killed may say Hello to the next one.
+                let life = self.nodes[0].runs;
+                let before = self.admitted.insert(client_id.clone(), life);
+                let present = self.run_of(0, session).is_some_and(|(client, run)| {
+                    self.nodes[client].process.is_some() && self.nodes[client].runs == run
+                });
+                if before.is_some_and(|before| before == life || !present) {
                     return Err(format!("the server has admitted {client_id} twice"));
                 }
             }

@@ -14,7 +14,7 @@ use crate::transfer::Request;
 use crate::transfer::job::{Dest, Location, Meta, Overwrite, SourceRoot};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, RngExt, SeedableRng};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -74,8 +74,8 @@ pub(super) struct World<'p> {
     pub(super) causes: Vec<Causes>,
     pub(super) seen: VecDeque<(Vec<u8>, SocketAddr, SocketAddr)>,
     pub(super) rng: Xoshiro256PlusPlus,
-    /// Labels of sessions that a server has admitted.
-    pub(super) admitted: BTreeSet<String>,
+    /// Labels of sessions that a server has admitted, and in which of its lives.
+    pub(super) admitted: BTreeMap<String, u32>,
     /// When the runs of the commands began, and when somebody last changed a source, by client.
     run_began: BTreeMap<(NodeId, u32), Instant>,
     pub(super) mutated_at: BTreeMap<NodeId, Instant>,
@@ -126,7 +126,7 @@ impl<'p> World<'p> {
             causes: vec![Causes::default(); plan.tasks.len() + 1],
             seen: VecDeque::new(),
             rng: rng(plan, 400),
-            admitted: BTreeSet::new(),
+            admitted: BTreeMap::new(),
             run_began: BTreeMap::new(),
             mutated_at: BTreeMap::new(),
             left: BTreeMap::new(),

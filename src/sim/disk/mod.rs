@@ -269,6 +269,11 @@ impl SimDisk {
         Some(Seen { bytes: inode.durable.clone(), meta: inode.durable_meta, ino })
     }
 
+    /// The inode number of what stands under a path.
+    pub fn inode_of(&self, path: &[u8]) -> Option<u64> {
+        self.state().find(path)
+    }
+
     /// Whether there is such a file.
     pub fn has(&self, path: &[u8]) -> bool {
         self.state().find(path).is_some()
