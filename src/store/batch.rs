@@ -187,6 +187,10 @@ impl Batch {
             if pending.iter().any(|entry| matches!(entry.what, What::Publish { .. })) {
                 sync_file_systems(&touched, &mut pending);
             }
+            // A failed write-back is told to the handle that was open then, not to one that syncs the file system later.
+            for entry in pending.iter_mut().filter(|entry| entry.is_locked() && entry.error.is_none()) {
+                entry.sync_data();
+            }
         } else {
             for entry in &mut pending {
                 entry.sync_data();

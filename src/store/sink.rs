@@ -210,7 +210,9 @@ impl Sink {
     }
 }
 
-/// The chunks that `journal` names and that are still what it says, read back from the partial.
+/// The chunks that `journal` names and that are still what it says, read back from the partial. They are written once
+/// more: what is read may be in the page cache only, its write-back having failed and been reported to a handle that is
+/// no more (fsync(2), "EIO"), and then no sync of ours would try again.
 pub(crate) fn verified(file: &dyn FileOps, journal: &Journal, layout: Layout) -> RangeSet {
     let (mut have, mut buffer) = (RangeSet::default(), Vec::new());
     journal.read(layout, |chunk, crc| {
@@ -219,7 +221,9 @@ pub(crate) fn verified(file: &dyn FileOps, journal: &Journal, layout: Layout) ->
             && read_exact_at(file, offset, len, &mut buffer).is_ok()
             && (crc32(&buffer) == crc || crate::planted("trusted_journal"))
         {
-            have.insert(chunk);
+            if write_all_at(file, offset, &buffer).is_ok() {
+                have.insert(chunk);
+            }
         }
     });
     have

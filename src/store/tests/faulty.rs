@@ -130,3 +130,49 @@ fn two_writers_are_kept_apart_without_locks() {
     assert_eq!(began(&mut store, 2, big(1, 2)), Err(StoreErrorKind::Busy), "another file");
     assert_eq!(began(&mut store, 3, big(1, 1)), Ok(vec![]), "the same file takes over");
 }
+
+fn whole(store: &mut FileStore, session: SessionKey, file: u64, from: u64) -> Vec<(SessionKey, Done)> {
+    let mut done = Vec::new();
+    let bytes = Bytes::from(vec![9; 3000]);
+    for chunk in from..3 {
+        let data = bytes.slice(chunk as usize * 1024..(chunk as usize * 1024 + 1024).min(3000));
+        let crc = crc32(&data);
+        let file = FileId(file);
+        store.run(session, Job::Write { file, offset: chunk * 1024, data }, &mut done);
+        store.run(session, Job::FinishChunk { file, chunk, crc32: crc }, &mut done);
+    }
+    done
+}
+
+/// What a failed write-back has lost is written again by whoever goes on with the partial.
+#[test]
+fn a_partial_that_outlived_a_failed_sync_is_durable_when_it_gets_its_name() {
+    let disk = SimDisk::new(1, Quirks::default());
+    let mut store = store(&disk);
+    let mut done = Vec::new();
+    for session in [1, 2] {
+        store.run(session, dest(Location::Jail(b"new".to_vec())), &mut done);
+    }
+    store.run(1, big(1, 1), &mut done);
+    whole(&mut store, 1, 1, 0);
+    // Many small files of another session, so that the file system is synced as a whole, in vain.
+    for n in 0..12 {
+        store.run(2, small(n, format!("s{n}").as_bytes()), &mut done);
+    }
+    disk.add_fault(DiskFault { at_op: 0, kind: DiskFaultKind::SyncError, times: 1 });
+    store.idle(&mut done);
+    assert!(disk.counters().sync_errors == 1 && committed_all(&done).contains(&false));
+    // The same file comes again, with a fresh handle.
+    store.run(3, dest(Location::Jail(b"new".to_vec())), &mut done);
+    store.run(3, big(1, 1), &mut done);
+    store.run(3, Job::Commit { file: FileId(1), sha256: sha256(&[9; 3000]) }, &mut done);
+    store.idle(&mut done);
+    assert!(matches!(done.last(), Some((3, Done::Committed { result: Ok(_), .. }))), "{:?}", done.last());
+    let seen = disk.read_durable(b"new/big").expect("it was reported as done");
+    assert!(seen.bytes == vec![9; 3000]);
+}
+
+fn committed_all(done: &[(SessionKey, Done)]) -> Vec<bool> {
+    let only: Vec<Done> = done.iter().map(|(_, d)| d.clone()).collect();
+    committed(&only)
+}
