@@ -64,6 +64,8 @@ pub(super) struct Causes {
     pub(super) stopped: bool,
     pub(super) server_stopped: bool,
     pub(super) slow: bool,
+    /// The client got another address during this run.
+    pub(super) moved: bool,
     /// Checked bytes of a partial have rotted before they were hashed.
     pub(super) rotten: bool,
     /// Another client writes to the same names.
@@ -378,8 +380,9 @@ impl Causes {
                 let unmade = self.disks.no_space + self.disks.quota + self.disks.io_errors() > 0;
                 self.source_removed || self.dest_removed || self.source_changed || unmade
             }
-            K::Exists => self.runs > 1 || self.rival,
-            K::Busy => self.runs > 1 || self.rival,
+            // A server that was killed, or could not be heard, before its first answer arrived may have begun already.
+            K::Exists => self.runs > 1 || self.rival || self.server_gone || self.moved,
+            K::Busy => self.runs > 1 || self.rival || self.moved,
             K::WrongKind => self.two_names,
             K::Permission | K::NameTooLong | K::Forbidden | K::Limit => false,
         };

@@ -275,10 +275,13 @@ impl World<'_> {
                 // A client that has heard nothing of a server before that was killed may say Hello to the next one.
                 let life = self.nodes[0].runs;
                 let before = self.admitted.insert(client_id.clone(), life);
-                let present = self.run_of(0, session).is_some_and(|(client, run)| {
-                    self.nodes[client].process.is_some() && self.nodes[client].runs == run
+                let run = self.run_of(0, session);
+                let present = run.filter(|(client, run)| {
+                    self.nodes[*client].process.is_some() && self.nodes[*client].runs == *run
                 });
-                if before.is_some_and(|before| before == life || !present) {
+                // So may one that got another address before it was heard: the first answer went to the old one.
+                let moved = present.is_some_and(|(client, _)| self.causes[client].moved);
+                if before.is_some_and(|before| present.is_none() || before == life && !moved) {
                     return Err(format!("the server has admitted {client_id} twice"));
                 }
             }

@@ -109,6 +109,7 @@ impl World<'_> {
             What::Move { client } => {
                 let addr = &mut self.nodes[client].addr;
                 addr.set_port(addr.port() + 1000);
+                self.causes[client].moved = true;
                 self.coverage.moves += 1;
             }
             What::Clock { node, by_secs } => {

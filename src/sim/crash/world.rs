@@ -377,7 +377,7 @@ impl<'p> World<'p> {
         self.nodes[i].runs += 1;
         let runs = self.nodes[i].runs;
         if i > 0 {
-            self.causes[i].runs = runs;
+            (self.causes[i].runs, self.causes[i].moved) = (runs, false);
             self.run_began.insert((i, runs), self.now);
             if !self.plan.tasks[i - 1].same_port {
                 self.nodes[i].addr.set_port(PORT + 7 * (runs as u16 % 5000));
