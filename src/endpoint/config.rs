@@ -5,6 +5,7 @@
 use crate::congestion::ControllerKind;
 use crate::transfer::DEFAULT_CHUNK_SIZE;
 use crate::transfer::job::Compression;
+use crate::transfer::sync::SyncOptions;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -49,6 +50,8 @@ pub struct SessionConfig {
     pub client_id: String,
     /// Largest datagram to try (UDP payload), from the interface MTU.
     pub max_datagram_bytes: u32,
+    /// A client's wishes: compare first, leave out, only tell.
+    pub sync: SyncOptions,
 }
 
 impl Default for SessionConfig {
@@ -64,6 +67,7 @@ impl Default for SessionConfig {
             max_retries: None,
             client_id: String::new(),
             max_datagram_bytes: 1472,
+            sync: SyncOptions::default(),
         }
     }
 }

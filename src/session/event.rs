@@ -65,6 +65,26 @@ pub enum Event {
         /// `Err`: why not.
         error: Option<StoreError>,
     },
+    /// An entry need not travel: it is there, equal.
+    EntryUnchanged {
+        /// Which way it would have gone.
+        direction: Direction,
+        /// Manifest path.
+        path: Vec<u8>,
+        /// What it is.
+        kind: crate::transfer::job::EntryKind,
+        /// Bytes (files only).
+        bytes: u64,
+    },
+    /// A dry run: this file would travel.
+    EntryPlanned {
+        /// Which way it would go.
+        direction: Direction,
+        /// Manifest path.
+        path: Vec<u8>,
+        /// Bytes.
+        bytes: u64,
+    },
     /// An entry of a listing (client side).
     Listed(SourceEntry),
     /// The server asks its own net layer to impair what it sends to this session (echo).

@@ -7,7 +7,7 @@ use super::{Phase, REJECT_GRACE, Role, Session};
 use crate::codec::handshake::{ClientHandshake, ENTROPY_BYTES, ServerShare, Transcript};
 use crate::codec::key_update::{OpenKeys, SealKeys};
 use crate::endpoint::config::Secret;
-use crate::wire::handshake::{FEATURE_ZSTD, Hello, Params, Reject, RejectCode, Reply, Retry, Security};
+use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
 use crate::wire::packet::{TYPE_REJECT, TYPE_REPLY, TYPE_RETRY};
 use crate::wire::{Cid, VERSION};
 use rand::Rng;
@@ -130,7 +130,7 @@ impl Session {
         self.phase = Phase::Confirming;
         self.heard_at = now;
         self.apply_params(now, &reply.params);
-        self.write_held_request(reply.params.features & FEATURE_ZSTD != 0);
+        self.write_held_request(now, reply.params.features);
         self.path.update(now);
         self.advance(now);
     }

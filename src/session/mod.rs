@@ -23,8 +23,9 @@ use crate::transfer::Request;
 use crate::transfer::job::{Dest, Done, Job, SourceRoot};
 use crate::transfer::receiver::Receiver;
 use crate::transfer::sender::Sender;
+use crate::transfer::sync::SyncOptions;
 use crate::wire::Cid;
-use crate::wire::handshake::{FEATURE_ZSTD, Params};
+use crate::wire::handshake::{FEATURE_SYNC, FEATURE_ZSTD, Params};
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
@@ -70,7 +71,7 @@ enum Phase {
 #[derive(Debug)]
 enum Role {
     Client { request: Request, reject: Option<(Instant, CloseReason)> },
-    Server { config: ServerConfig, requested: Option<Request>, serial: u64 },
+    Server { config: ServerConfig, requested: Option<Request>, serial: u64, options: Option<SyncOptions> },
 }
 
 /// One session.
@@ -119,6 +120,8 @@ pub struct Session {
     completed_at: Option<Instant>,
     /// The request was refused; the session ends when the client has been told.
     refused: bool,
+    /// Client: the request waits for the Reply, and everything after it too.
+    request_held: bool,
     /// Set while a packet is being built; acted on with the next time-out.
     give_up: Option<CloseReason>,
     stats: Stats,
@@ -151,7 +154,7 @@ pub fn local_params(config: &SessionConfig, receive_budget: u64) -> Params {
         max_datagram_bytes: 65_535,
         control_credit_bytes: control_window(receive_budget),
         receive_window_bytes: receive_budget,
-        features: FEATURE_ZSTD,
+        features: FEATURE_ZSTD | FEATURE_SYNC,
     }
 }
 
@@ -192,7 +195,7 @@ impl Session {
         (handshake_rtt, exact): (Duration, bool),
     ) -> Self {
         let rng = StdRng::from_seed(setup.seed);
-        let role = Role::Server { config: server, requested: None, serial };
+        let role = Role::Server { config: server, requested: None, serial, options: None };
         let mut s = Self::new(now, setup, rng, role, Phase::Open);
         s.remote_cid = remote_cid;
         s.seal = SealKeys::new(keys.server);
@@ -252,6 +255,7 @@ impl Session {
             receiver: Receiver::new(receive_budget),
             completed_at: None,
             refused: false,
+            request_held: false,
             give_up: None,
             stats: Stats::default(),
             events: VecDeque::new(),
@@ -336,7 +340,9 @@ impl Session {
             Done::Entries { .. }
             | Done::Chunk { .. }
             | Done::SourceDigest { .. }
-            | Done::SourceFailed { .. } => self.sender.handle_done(done),
+            | Done::SourceFailed { .. }
+            | Done::SourceHashed { .. }
+            | Done::Found { .. } => self.sender.handle_done(done),
             Done::DestSet(result) => self.on_dest_set(now, result),
             _ => self.receiver.handle_done(done),
         }
@@ -372,6 +378,9 @@ impl Session {
     /// Lets everything that waits for something else make progress: manifest, messages, events, completion.
     fn advance(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
+            return;
+        }
+        if self.request_held {
             return;
         }
         self.process_control(now);

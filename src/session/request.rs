@@ -8,6 +8,8 @@ use crate::transfer::Request;
 use crate::transfer::job::{
     Compression, Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind,
 };
+use crate::transfer::sync::SyncOptions;
+use crate::wire::handshake::{FEATURE_SYNC, FEATURE_ZSTD};
 use crate::wire::message::{Message, path_is_clean};
 use std::time::Instant;
 
@@ -19,8 +21,14 @@ impl Session {
     /// Client: everything can be queued before the handshake is done; it leaves with the first flight.
     pub(super) fn start_request(&mut self, request: Request, roots: Vec<SourceRoot>, dest: Option<Dest>) {
         // A wish that only some servers understand waits for the Reply; nothing else is in the stream before.
-        if !matches!(request, Request::Get { compress: Compression::Zstd(_), .. }) {
+        let options = self.config.sync.clone();
+        self.request_held =
+            !options.is_default() || matches!(request, Request::Get { compress: Compression::Zstd(_), .. });
+        if !self.request_held {
             self.write_request(request.clone());
+        }
+        if !options.is_default() {
+            self.set_options(&options, matches!(request, Request::Put { .. }));
         }
         if let Some(dest) = dest {
             self.receiver.set_dest(dest);
@@ -34,6 +42,8 @@ impl Session {
         }
         if sends {
             self.sender.finish_roots();
+        }
+        if sends && !self.request_held {
             self.sender.pump(0);
         }
     }
@@ -42,15 +52,37 @@ impl Session {
         self.write_message(&Message::Request { client_id: self.config.client_id.clone(), request });
     }
 
-    /// Client: the Reply has told whether the server understands zstd.
-    pub(super) fn write_held_request(&mut self, zstd_understood: bool) {
-        let Role::Client { request, .. } = &self.role else { return };
-        let Request::Get { compress: compress @ Compression::Zstd(_), paths, chunk_size } = request.clone()
-        else {
+    /// The wishes, for this side's half of the work.
+    fn set_options(&mut self, options: &SyncOptions, sending: bool) {
+        if sending {
+            self.sender.set_options(options);
+        } else {
+            self.receiver.set_options(options);
+        }
+    }
+
+    /// Client: the Reply has told what the server understands.
+    pub(super) fn write_held_request(&mut self, now: Instant, features: u64) {
+        if !std::mem::take(&mut self.request_held) {
             return;
-        };
-        let compress = if zstd_understood { compress } else { Compression::Lz4 };
-        self.write_request(Request::Get { paths, compress, chunk_size });
+        }
+        let Role::Client { request, .. } = &self.role else { return };
+        let mut request = request.clone();
+        if let Request::Get { compress: compress @ Compression::Zstd(_), .. } = &mut request
+            && features & FEATURE_ZSTD == 0
+        {
+            *compress = Compression::Lz4;
+        }
+        let options = self.config.sync.clone();
+        if !options.is_default() {
+            if features & FEATURE_SYNC == 0 {
+                let text = "the server is of an older version, which cannot compare, leave out or only tell what \
+                            it would do: bring it up to date, or leave those options out";
+                return self.close(now, CloseReason::Refused(text.into()));
+            }
+            self.write_message(&Message::Options(Box::new(options)));
+        }
+        self.write_request(request);
     }
 
     fn write_message(&mut self, message: &Message) {
@@ -92,8 +124,17 @@ impl Session {
                 self.close(now, CloseReason::Refused(e.message));
                 Ok(())
             }
-            Message::Result { .. } | Message::Have { .. } | Message::Resend { .. } => {
-                if self.sender.handle_message(message) { Ok(()) } else { Err("feedback for an unknown file") }
+            Message::Options(options) => self.on_options(*options),
+            Message::Result { .. }
+            | Message::Have { .. }
+            | Message::Resend { .. }
+            | Message::Unchanged(_)
+            | Message::Want(_) => {
+                if self.sender.handle_message(message) {
+                    Ok(())
+                } else {
+                    Err("feedback for an unknown file")
+                }
             }
             _ => {
                 if !self.may_receive() {
@@ -113,15 +154,23 @@ impl Session {
         }
     }
 
+    fn on_options(&mut self, wished: SyncOptions) -> Result<(), &'static str> {
+        let Role::Server { requested: None, options: options @ None, .. } = &mut self.role else {
+            return Err("options that come twice, too late, or from a server");
+        };
+        *options = Some(wished);
+        Ok(())
+    }
+
     fn on_request(&mut self, now: Instant, client_id: String, request: Request) -> Result<(), &'static str> {
-        let Role::Server { config, requested, serial } = &mut self.role else {
+        let Role::Server { config, requested, serial, options } = &mut self.role else {
             return Err("a request from a server");
         };
         if requested.is_some() {
             return Err("a second request");
         }
         *requested = Some(request.clone());
-        let (config, serial) = (config.clone(), *serial);
+        let (config, serial, options) = (config.clone(), *serial, options.take().unwrap_or_default());
         self.events.push_back(Event::Connected { remote: self.path.remote, client_id });
         self.events.push_back(Event::Requested(request.clone()));
         let writes = matches!(request, Request::Put { .. } | Request::Echo { .. });
@@ -130,6 +179,14 @@ impl Session {
             Request::Put { overwrite: Overwrite::Always, .. }
                 | Request::Echo { overwrite: Overwrite::Always, .. }
         );
+        if !options.is_default() {
+            let sending = match &request {
+                Request::Put { .. } => false,
+                Request::Get { .. } => true,
+                _ => return Err("options with a request that has none"),
+            };
+            self.set_options(&options, sending);
+        }
         if writes && !config.allow_writes {
             self.refuse(now, StoreErrorKind::Permission, "this server is read-only");
         } else if replaces && !config.allow_overwrite {

@@ -28,6 +28,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 #[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
 mod tests;
 
 /// Most datagrams of one train.
@@ -90,6 +92,10 @@ pub struct Report {
     pub finished: Vec<(Direction, Vec<u8>, Option<[u8; 32]>)>,
     /// Paths of entries that failed.
     pub failures: Vec<(Vec<u8>, StoreError)>,
+    /// Paths of entries that were there already, equal.
+    pub unchanged: Vec<Vec<u8>>,
+    /// Paths of files that a dry run would send.
+    pub planned: Vec<Vec<u8>>,
     /// Paths listed.
     pub listed: Vec<Vec<u8>>,
     /// How it ended.
@@ -388,6 +394,8 @@ impl World {
                     report.finished.push((direction, path, sha256));
                 }
                 Event::EntryFinished { path, error: Some(e), .. } => report.failures.push((path, e)),
+                Event::EntryUnchanged { path, .. } => report.unchanged.push(path),
+                Event::EntryPlanned { path, .. } => report.planned.push(path),
                 Event::Listed(e) => report.listed.push(e.path),
                 Event::Closed(reason) => {
                     report.closed = Some(reason);

@@ -8,7 +8,7 @@
 
 use super::SessionKey;
 use super::error::from_io;
-use super::jail::{DirHandle, permitted_mode, retry, times_of};
+use super::jail::{DirHandle, meta_of, permitted_mode, retry, times_of};
 use super::partial::Staged;
 use crate::transfer::job::{Done, FileId, Meta, Overwrite, StoreError};
 use std::collections::{HashMap, HashSet};
@@ -188,14 +188,14 @@ impl Batch {
                 entry.sync_data();
             }
         }
-        let ends = pending.iter().filter(|entry| matches!(entry.what, What::End { .. })).count();
-        let many_dirs = touched.len() + ends > SINGLE_DIR_SYNCS;
-        let mut ended = Vec::new();
+        // A directory's own mode and mtime are synced like its entries, if they had to be set.
+        let (mut ended, mut changed) = (Vec::new(), touched.len());
         for entry in &mut pending {
             let dir = entry.apply();
-            // A directory's own mode and mtime are synced like its entries.
-            ended.extend(dir.filter(|_| !many_dirs));
+            changed += usize::from(dir.is_some());
+            ended.extend(dir.filter(|_| changed <= SINGLE_DIR_SYNCS));
         }
+        let many_dirs = changed > SINGLE_DIR_SYNCS;
         if many_dirs {
             sync_file_systems(&touched, &mut pending);
         } else {
@@ -254,7 +254,6 @@ impl Pending {
             }
             What::Made { .. } => Ok(None),
             What::End { parent, below, meta } => set_dir_meta(parent, below, meta)
-                .map(Some)
                 .map_err(|e| from_io(&self.shown, "cannot be given its mode and time", &e)),
         };
         match result {
@@ -279,12 +278,19 @@ impl Pending {
     }
 }
 
-fn set_dir_meta(parent: &DirHandle, below: &[u8], meta: &Meta) -> io::Result<DirHandle> {
+/// Sets what differs; returns the directory if anything did.
+fn set_dir_meta(parent: &DirHandle, below: &[u8], meta: &Meta) -> io::Result<Option<DirHandle>> {
     let dir = parent.open_dir_below(below)?;
+    let have = meta_of(&rustix::fs::fstat(&dir)?);
+    if (have.mtime_s, have.mtime_ns) == (meta.mtime_s, meta.mtime_ns)
+        && permitted_mode(&have) == permitted_mode(meta)
+    {
+        return Ok(None);
+    }
     // Times first: afterwards the mode may forbid us the directory.
     retry(|| rustix::fs::futimens(&dir, &times_of(meta)))?;
     retry(|| rustix::fs::fchmod(&dir, permitted_mode(meta)))?;
-    Ok(dir)
+    Ok(Some(dir))
 }
 
 /// Syncs each file system that has touched directories once; its entries fail if that fails.

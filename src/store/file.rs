@@ -21,12 +21,16 @@ use crate::transfer::MAX_CHUNK_SIZE;
 use crate::transfer::job::{
     BeginEntry, Dest, Done, EncodeBudget, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
 };
+use crate::transfer::sync::{SyncOptions, Verdict};
+use offers::Comparison;
 use rustix::fs::FileType;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+
+mod offers;
 
 /// How a store on disk behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,6 +70,8 @@ struct Target {
     base: Arc<DirHandle>,
     /// Tells its directories apart in the cache.
     id: u64,
+    /// A dry run into a directory that is not there: `base` is not to be used.
+    missing: bool,
 }
 
 /// A directory whose end has come while files below it are still open.
@@ -87,6 +93,8 @@ struct SessionState {
     target: Option<Target>,
     sinks: HashMap<FileId, Sink>,
     waiting: Vec<WaitingEnd>,
+    options: SyncOptions,
+    comparing: HashMap<FileId, Comparison>,
     /// Scratch trees that it made.
     scratch: Vec<Vec<u8>>,
 }
@@ -176,6 +184,14 @@ impl Store for FileStore {
             }
             Job::ReadChunk { file, chunk, budget } => self.read_chunk(session, (file, chunk), budget, done),
             Job::FinishSource { file } => self.finish_source(session, file, done),
+            Job::HashSource { file } => self.hash_source(session, file, done),
+            Job::FindEntry { file, root, below, inline_max_bytes } => {
+                let result = self.find_entry(session, (root, below), inline_max_bytes);
+                done.push((session, Done::Found { file, result }));
+            }
+            Job::SetOptions(options) => self.session(session).options = *options,
+            Job::Offer(offer) => self.offer(session, *offer, done),
+            Job::Compare { file } => self.compare(session, file, done),
             Job::CloseSource { file } => {
                 self.session(session).sources.remove(&file);
                 self.open_sources.remove(session, file);
@@ -314,6 +330,16 @@ impl FileStore {
             Err(e) => return Err(fail(e)),
         };
         let plan = DestPlan::new(dest, is_dir)?;
+        if self.session(session).options.dry_run {
+            // Nothing is made: what is not there counts as empty.
+            let found = self.jail.open_dir(&plan.base);
+            let missing = found.is_err();
+            let base = Arc::new(found.or_else(|_| self.jail.handle()).map_err(fail)?);
+            self.next_target += 1;
+            let target = Target { plan, base, id: self.next_target, missing };
+            self.session(session).target = Some(target);
+            return Ok(());
+        }
         let batch = &mut self.batch;
         let mut touched = |dir| batch.touch(dir);
         let base = match area {
@@ -321,7 +347,7 @@ impl FileStore {
             Some(area) => ensure_below(area, &plan.base, 0o700, path, Some(&mut touched))?,
         };
         self.next_target += 1;
-        let target = Target { plan, base, id: self.next_target };
+        let target = Target { plan, base, id: self.next_target, missing: false };
         let state = self.session(session);
         if space == Space::Scratch {
             state.scratch.push(split_first(path).0.to_vec());
@@ -335,6 +361,17 @@ impl FileStore {
     fn begin(&mut self, session: SessionKey, entry: BeginEntry, done: &mut Answers) {
         let file = entry.file;
         let streamed = entry.kind == EntryKind::File && entry.inline.is_none();
+        if self.session(session).options.offers() {
+            let compared = self.begin_compared(session, &entry, done);
+            if let Some(verdict) = compared.map_err(Verdict::Refused).unwrap_or_else(Some) {
+                let answer = match verdict {
+                    Verdict::Equal | Verdict::More => Done::Offered { file, verdict: Verdict::Equal },
+                    Verdict::Wanted => Done::Committed { file, result: Ok(None) },
+                    Verdict::Refused(error) => Done::Committed { file, result: Err(error) },
+                };
+                return done.push((session, answer));
+            }
+        }
         match self.begin_entry(session, entry, done) {
             Ok(()) if streamed => {
                 let have = self.session(session).sinks.get(&file).map(Sink::have).unwrap_or_default();

@@ -2,6 +2,7 @@
 //! Owns: one tree of files, directories and links, the partials, and per session its walk, sources and sinks.
 //! Implements: docs/PROTOCOL.md, "Files".
 
+mod offers;
 mod sink;
 mod source;
 
@@ -9,6 +10,7 @@ use super::names::join;
 use super::{SessionKey, Store, may_begin_session};
 use crate::codec::chunk::Encoder;
 use crate::transfer::job::{Done, EntryKind, FileId, Job, Location, Meta, StoreErrorKind};
+use crate::transfer::sync::SyncOptions;
 use bytes::Bytes;
 use sink::{Partial, Receiving};
 use source::Sending;
@@ -138,6 +140,7 @@ struct Faults {
 struct SessionState {
     sending: Sending,
     receiving: Receiving,
+    options: SyncOptions,
 }
 
 /// A store in memory. See the module's head.
@@ -278,6 +281,13 @@ impl Store for MemoryStore {
             }
             Job::ReadChunk { file, chunk, budget } => self.read_chunk(session, (file, chunk), budget, out),
             Job::FinishSource { file } => self.finish_source(session, file, out),
+            Job::HashSource { file } => self.hash_source(session, file, out),
+            Job::FindEntry { file, root, below, inline_max_bytes } => {
+                out(self.find_entry(session, file, root, &below, inline_max_bytes));
+            }
+            Job::SetOptions(options) => self.sessions.entry(session).or_default().options = *options,
+            Job::Offer(offer) => self.offer(session, *offer, out),
+            Job::Compare { .. } => {}
             Job::CloseSource { file } => self.sending(session).close(file),
             Job::SetDest(dest) => out(Done::DestSet(self.set_dest(session, &dest))),
             Job::Begin(entry) => self.begin(session, *entry, out),

@@ -38,6 +38,11 @@ pub trait Store: Send {
 fn may_begin_session(job: &Job) -> bool {
     matches!(
         job,
-        Job::AddRoot(_) | Job::NextEntries { .. } | Job::SetDest(_) | Job::Begin(_) | Job::RemoveScratch(_)
+        Job::AddRoot(_)
+            | Job::NextEntries { .. }
+            | Job::SetOptions(_)
+            | Job::SetDest(_)
+            | Job::Begin(_)
+            | Job::RemoveScratch(_)
     )
 }

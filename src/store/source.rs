@@ -107,6 +107,18 @@ impl Source {
         Ok((plain_bytes, encoder.encode(Bytes::from(plain), self.compress, budget, sharers)))
     }
 
+    /// Hashes about `bytes` more of it; the digest when all is hashed and it did not change meanwhile.
+    pub(crate) fn hash_step(&mut self, bytes: u64) -> Result<Option<[u8; 32]>, StoreError> {
+        let mut left = bytes;
+        while left > 0 && self.digest.next() < self.layout.count() {
+            let chunk = self.digest.next();
+            let plain = self.read(chunk)?;
+            left = left.saturating_sub(plain.len() as u64);
+            self.digest.take(chunk, &plain);
+        }
+        if self.digest.next() < self.layout.count() { Ok(None) } else { self.finish().map(Some) }
+    }
+
     /// The digest of the whole file, if it did not change meanwhile.
     pub(crate) fn finish(&mut self) -> Result<[u8; 32], StoreError> {
         while self.digest.next() < self.layout.count() {

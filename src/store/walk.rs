@@ -280,6 +280,32 @@ impl Walk {
         }
     }
 
+    /// A file that the walk found, as it is now.
+    pub(crate) fn find(
+        &mut self,
+        places: &Places<'_>,
+        root: u32,
+        below: Vec<u8>,
+        inline_max_bytes: u64,
+    ) -> Result<SourceEntry, EntryError> {
+        let mut path = self.shown(root, &below);
+        let name = self.roots.get(root as usize).map(|root| &root.spec.name);
+        if below.is_empty() && name.is_some_and(Vec::is_empty) {
+            path = split_last(&path).1.to_vec();
+        }
+        let fail = |path: Vec<u8>, error| EntryError { path, error };
+        let file = match self.open_file(places, root, &below, &path) {
+            Ok(file) => file,
+            Err(error) => return Err(fail(path, error)),
+        };
+        let is_file = rustix::fs::fstat(&file).is_ok_and(|stat| file_type(&stat) == FileType::RegularFile);
+        if !is_file {
+            let error = source_changed(&path);
+            return Err(fail(path, error));
+        }
+        file_entry(file, root, below, path, Some(inline_max_bytes))
+    }
+
     /// Opens a file that the walk found.
     pub(crate) fn open_file(
         &mut self,

@@ -5,6 +5,7 @@
 //! A store runs the jobs of one session in the order in which they were given. Jobs never block the event loop:
 //! `net` runs them on a helper thread, `sim` inline.
 
+use super::sync::{Offer, SyncOptions, Verdict};
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -201,11 +202,31 @@ pub enum Job {
         /// The file.
         file: FileId,
     },
+    /// Goes on with the SHA-256 of an opened source, for a bounded time. Answer: `Done::SourceHashed`.
+    HashSource {
+        /// The file.
+        file: FileId,
+    },
+    /// Looks again at a file that was offered, now that it is wanted. Answer: `Done::Found`.
+    FindEntry {
+        /// The offer.
+        file: FileId,
+        /// Index of the root.
+        root: u32,
+        /// Path below the root.
+        below: Vec<u8>,
+        /// Largest file that is read whole.
+        inline_max_bytes: u64,
+    },
     /// Forget the file. No answer.
     CloseSource {
         /// The file.
         file: FileId,
     },
+
+    // ---- both ----
+    /// What the client wishes beyond moving everything; before roots and destination. No answer.
+    SetOptions(Box<SyncOptions>),
 
     // ---- receiving ----
     /// Where what follows goes; before any `Begin`. Answer: `Done::DestSet`.
@@ -213,6 +234,13 @@ pub enum Job {
     /// Starts an entry. Files without `inline`: `Done::Began`. Everything else: `Done::Committed`, when it is
     /// under its final name and synced (batched).
     Begin(Box<BeginEntry>),
+    /// A file that may be there already. Answer: `Done::Offered`.
+    Offer(Box<Offer>),
+    /// Goes on with a comparison, for a bounded time. Answer: `Done::Offered`.
+    Compare {
+        /// The offer.
+        file: FileId,
+    },
     /// Plain bytes at a file offset. Answer: `Done::Written`, or `Done::SinkFailed` once.
     Write {
         /// The file.
@@ -327,6 +355,27 @@ pub enum Done {
         file: FileId,
         /// What went wrong.
         error: StoreError,
+    },
+    /// The SHA-256 of an opened source; `None`: not yet, ask again.
+    SourceHashed {
+        /// The file.
+        file: FileId,
+        /// The digest, or why there is none.
+        result: Result<Option<[u8; 32]>, StoreError>,
+    },
+    /// An offered file as it is now.
+    Found {
+        /// The offer.
+        file: FileId,
+        /// The entry, or why it cannot be sent.
+        result: Result<SourceEntry, EntryError>,
+    },
+    /// What became of an offer; `Equal` also for a directory or link that is there, when the client wished to compare.
+    Offered {
+        /// The offer.
+        file: FileId,
+        /// What the store makes of it.
+        verdict: Verdict,
     },
     /// The destination is usable, or not.
     DestSet(Result<(), StoreError>),

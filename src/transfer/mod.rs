@@ -5,6 +5,7 @@
 pub mod job;
 pub mod receiver;
 pub mod sender;
+pub mod sync;
 
 #[cfg(test)]
 mod tests;

@@ -10,10 +10,12 @@ use crate::arq::rangeset::RangeSet;
 use crate::session::event::{Direction, Event};
 use crate::wire::MAX_HAVE_RANGES;
 use crate::wire::message::Message;
+use offers::Offers;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
 mod assembly;
+mod offers;
 
 /// Most chunks in assembly at once in one session; a sender holds its chunks in memory too, so an honest one has fewer.
 pub const MAX_OPEN_CHUNKS: usize = 4096;
@@ -70,6 +72,25 @@ struct Incoming {
 }
 
 impl Incoming {
+    /// An entry that is settled by one answer of the store.
+    fn settled_by_store(path: Vec<u8>, kind: EntryKind, size: u64, inline_bytes: u64) -> Self {
+        Self {
+            path,
+            kind,
+            size,
+            chunk_size: 0,
+            inline_bytes,
+            open: HashMap::new(),
+            finishing: HashMap::new(),
+            queued_bytes: 0,
+            stored: RangeSet::new(),
+            wanted_generation: HashMap::new(),
+            digest: None,
+            commit_asked: false,
+            counted_bytes: size,
+        }
+    }
+
     fn is_chunked(&self) -> bool {
         self.chunk_size > 0
     }
@@ -131,6 +152,7 @@ pub struct Receiver {
     /// Entries with chunks: each is an open file.
     streamed: usize,
     manifest_end: bool,
+    offers: Offers,
     counters: ReceiverCounters,
     jobs: VecDeque<Job>,
     outbox: VecDeque<Message>,
@@ -156,6 +178,7 @@ impl Receiver {
             open_chunks: 0,
             streamed: 0,
             manifest_end: false,
+            offers: Offers::default(),
             counters: ReceiverCounters::default(),
             jobs: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -233,6 +256,7 @@ impl Receiver {
     pub fn handle_message(&mut self, message: Message) -> Result<(), &'static str> {
         match message {
             Message::Entry(e) => self.on_entry(*e)?,
+            Message::Offer(o) => self.on_offer(*o)?,
             Message::EntryFailed { path, error } => self.events.push_back(Event::EntryFinished {
                 direction: Direction::Receiving,
                 file: FileId(u64::MAX),
@@ -306,19 +330,9 @@ impl Receiver {
         self.entries.insert(
             file.0,
             Incoming {
-                path: e.path.clone(),
-                kind: e.kind,
-                size: e.size,
                 chunk_size: if chunked { e.chunk_size } else { 0 },
-                inline_bytes,
-                open: HashMap::new(),
-                finishing: HashMap::new(),
-                queued_bytes: 0,
-                stored: RangeSet::new(),
-                wanted_generation: HashMap::new(),
-                digest: None,
-                commit_asked: false,
                 counted_bytes: 0,
+                ..Incoming::settled_by_store(e.path.clone(), e.kind, e.size, inline_bytes)
             },
         );
         if e.size > self.max_file_bytes {
@@ -356,6 +370,7 @@ impl Receiver {
                 self.resolve(file, Err(error), true);
             }
             Done::Committed { file, result } => self.resolve(file, result, true),
+            Done::Offered { file, verdict } => self.on_offered(file, verdict),
             _ => {}
         }
     }

@@ -13,9 +13,11 @@ use crate::session::event::{Direction, Event};
 use crate::wire::message::Message;
 use crate::wire::{MAX_GENERATION, MAX_INLINE_BYTES};
 use bytes::Bytes;
+use offers::{Found, Offers};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
+mod offers;
 mod segments;
 
 /// Most entries announced and not yet answered: the manifest's window.
@@ -90,6 +92,8 @@ struct Outgoing {
     sha256: Option<[u8; 32]>,
     counted_bytes: u64,
     chunked: Option<Chunked>,
+    /// Only offered: its root, and its path below that.
+    offered: Option<(u32, Vec<u8>)>,
 }
 
 /// The sending side of one session.
@@ -104,7 +108,7 @@ pub struct Sender {
     roots_open: bool,
     walk_busy: bool,
     walk_end: bool,
-    found: VecDeque<Result<SourceEntry, EntryError>>,
+    found: VecDeque<Found>,
     next_id: u64,
     unresolved: HashMap<u64, Outgoing>,
     /// Files with chunks still to be read, in order.
@@ -129,6 +133,7 @@ pub struct Sender {
     repairs: VecDeque<SegmentRef>,
     manifest_end_sent: bool,
     counters: SenderCounters,
+    offers: Offers,
     jobs: VecDeque<Job>,
     outbox: VecDeque<Message>,
     events: VecDeque<Event>,
@@ -177,6 +182,7 @@ impl Sender {
             repairs: VecDeque::new(),
             manifest_end_sent: false,
             counters: SenderCounters::default(),
+            offers: Offers::default(),
             jobs: VecDeque::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -256,12 +262,13 @@ impl Sender {
             && !self.walk_end
             && self.found.is_empty()
             && self.unresolved.len() < MAX_UNRESOLVED
+            && self.offers.may_go_on()
         {
             self.walk_busy = true;
             self.roots_added = false;
             self.jobs.push_back(Job::NextEntries {
                 max_entries: WALK_BATCH,
-                inline_max_bytes: MAX_INLINE_BYTES as u64,
+                inline_max_bytes: if self.offers.enabled { 0 } else { MAX_INLINE_BYTES as u64 },
                 list_only: self.list_only,
             });
         }
@@ -269,21 +276,16 @@ impl Sender {
             && self.unresolved.len() < MAX_UNRESOLVED
             && self.streamed < MAX_STREAMED
         {
-            let Some(found) = self.found.pop_front() else { break };
-            control_unsent += match found {
-                Ok(entry) => self.announce(entry),
-                Err(e) => {
-                    let n = e.path.len() as u64;
-                    self.fail_entry(e);
-                    n
-                }
-            };
+            let Some(bytes) = self.announce_next() else { break };
+            control_unsent += bytes;
         }
+        self.look_again();
         if !self.manifest_end_sent
             && !self.roots_open
             && self.walk_end
             && !self.walk_busy
             && self.found.is_empty()
+            && self.offers.are_settled()
         {
             self.manifest_end_sent = true;
             self.outbox.push_back(Message::ManifestEnd);
@@ -328,6 +330,7 @@ impl Sender {
                     size: if is_file { e.size } else { 0 },
                     sha256: e.inline.as_ref().map(|i| i.sha256),
                     counted_bytes: 0,
+                    offered: None,
                     chunked: chunked.then(|| Chunked {
                         chunk_count: e.size.div_ceil(self.chunk_size.into()),
                         chunk_size: self.chunk_size,
@@ -419,7 +422,7 @@ impl Sender {
                 self.walk_busy = false;
                 // A root that was added meanwhile is not walked yet.
                 self.walk_end = end && !self.roots_added;
-                self.found.extend(entries);
+                entries.into_iter().for_each(|found| self.take_in(found));
             }
             Done::Chunk { file, chunk, codec, plain_bytes, crc32, data } => {
                 self.on_chunk(SendChunk {
@@ -450,6 +453,8 @@ impl Sender {
                     self.resolve(file, Err(error));
                 }
             }
+            Done::SourceHashed { file, result } => self.on_hashed(file, result),
+            Done::Found { file, result } => self.offers.on_found(file, result),
             _ => {}
         }
     }
@@ -508,7 +513,10 @@ impl Sender {
                 if file.0 >= self.next_id {
                     return false;
                 }
-                if self.unresolved.contains_key(&file.0) {
+                if let Some(o) = self.unresolved.get(&file.0) {
+                    if o.offered.is_some() && result.is_ok() {
+                        return false;
+                    }
                     self.resolve(file, result);
                 }
             }
@@ -519,6 +527,8 @@ impl Sender {
                 self.on_have(file, &ranges);
             }
             Message::Resend { file, chunk } => return self.resend(file, chunk),
+            Message::Unchanged(ranges) => return self.on_unchanged(&ranges),
+            Message::Want(ranges) => return self.on_want(&ranges),
             _ => return false,
         }
         true
@@ -565,6 +575,7 @@ impl Sender {
 
     fn resolve(&mut self, file: FileId, result: Result<Option<[u8; 32]>, StoreError>) {
         let Some(o) = self.unresolved.remove(&file.0) else { return };
+        self.offers.open.remove(&file.0);
         if o.chunked.is_some() {
             self.streamed -= 1;
             self.release_where(file, |_| true);

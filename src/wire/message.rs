@@ -2,14 +2,16 @@
 //! Owns: nothing. Implements: docs/PROTOCOL.md, "Control messages".
 
 use super::buf::{Reader, put_bytes, put_varint, unzigzag, zigzag};
+use super::sync::{put_offer, put_options, put_ranges, read_offer, read_options, read_ranges};
 use super::{
-    MAX_FILE_BYTES, MAX_GET_PATHS, MAX_HAVE_RANGES, MAX_INLINE_BYTES, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES,
-    MAX_PATH_BYTES, MAX_TARGET_BYTES, MAX_TEXT_BYTES, WireError,
+    MAX_FILE_BYTES, MAX_GET_PATHS, MAX_INLINE_BYTES, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, MAX_PATH_BYTES,
+    MAX_TARGET_BYTES, MAX_TEXT_BYTES, WireError,
 };
 use crate::transfer::job::{
     BeginEntry, Compression, EntryKind, FileId, Inline, MAX_ZSTD_LEVEL, Meta, Overwrite, StoreError,
     StoreErrorKind,
 };
+use crate::transfer::sync::{Offer, SyncOptions};
 use crate::transfer::{MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, Request};
 use bytes::Bytes;
 use std::ops::Range;
@@ -24,6 +26,10 @@ const HAVE: u64 = 7;
 const RESULT: u64 = 8;
 const RESEND: u64 = 9;
 const REQUEST_FAILED: u64 = 10;
+const OPTIONS: u64 = 11;
+const OFFER: u64 = 12;
+const UNCHANGED: u64 = 13;
+const WANT: u64 = 14;
 /// A GET's compression byte above this is a zstd level plus this.
 const ZSTD_BASE: u8 = 2;
 /// From here on, unknown messages are skipped.
@@ -87,6 +93,14 @@ pub enum Message {
     },
     /// Server to client: the request as a whole is refused.
     RequestFailed(StoreError),
+    /// Client to server, before the request: what else is wished (feature bit 1).
+    Options(Box<SyncOptions>),
+    /// Sender to receiver: a file that need not travel if it is there (feature bit 1).
+    Offer(Box<Offer>),
+    /// Receiver to sender: these entries are there, equal (feature bit 1).
+    Unchanged(Vec<Range<u64>>),
+    /// Receiver to sender: these offered files are wanted (feature bit 1).
+    Want(Vec<Range<u64>>),
 }
 
 fn put_error(out: &mut Vec<u8>, e: &StoreError) {
@@ -272,7 +286,7 @@ fn read_entry(r: &mut Reader<'_>) -> Result<BeginEntry, WireError> {
 impl Message {
     /// Whether the next message of a stream's contiguous bytes is a manifest entry.
     pub fn next_is_entry(stream: &[u8]) -> bool {
-        Reader::new(stream).varint() == Ok(ENTRY)
+        matches!(Reader::new(stream).varint(), Ok(ENTRY | OFFER))
     }
 
     fn kind(&self) -> u64 {
@@ -287,6 +301,10 @@ impl Message {
             Self::Result { .. } => RESULT,
             Self::Resend { .. } => RESEND,
             Self::RequestFailed(_) => REQUEST_FAILED,
+            Self::Options(_) => OPTIONS,
+            Self::Offer(_) => OFFER,
+            Self::Unchanged(_) => UNCHANGED,
+            Self::Want(_) => WANT,
         }
     }
 
@@ -311,11 +329,7 @@ impl Message {
             }
             Self::Have { file, ranges } => {
                 put_varint(scratch, file.0);
-                put_varint(scratch, ranges.len() as u64);
-                for r in ranges {
-                    put_varint(scratch, r.start);
-                    put_varint(scratch, r.end - r.start);
-                }
+                put_ranges(scratch, ranges);
             }
             Self::Result { file, result } => {
                 put_varint(scratch, file.0);
@@ -332,6 +346,9 @@ impl Message {
                 put_varint(scratch, *chunk);
             }
             Self::RequestFailed(e) => put_error(scratch, e),
+            Self::Options(o) => put_options(scratch, o),
+            Self::Offer(o) => put_offer(scratch, o),
+            Self::Unchanged(ranges) | Self::Want(ranges) => put_ranges(scratch, ranges),
         }
         put_varint(out, self.kind());
         put_bytes(out, scratch);
@@ -367,26 +384,16 @@ impl Message {
             RESULT => Self::Result { file: file(&mut b)?, result: read_result(&mut b)? },
             RESEND => Self::Resend { file: file(&mut b)?, chunk: b.varint_max(MAX_FILE_BYTES, "chunk")? },
             REQUEST_FAILED => Self::RequestFailed(read_error(&mut b)?),
+            OPTIONS => Self::Options(Box::new(read_options(&mut b)?)),
+            OFFER => Self::Offer(Box::new(read_offer(&mut b)?)),
+            UNCHANGED => Self::Unchanged(read_ranges(&mut b)?),
+            WANT => Self::Want(read_ranges(&mut b)?),
             k if k >= FIRST_EXTENSION => return Ok(Some((None, used))),
             k => return Err(WireError::UnknownType(k)),
         };
         b.end()?;
         Ok(Some((Some(message), used)))
     }
-}
-
-fn read_ranges(b: &mut Reader<'_>) -> Result<Vec<Range<u64>>, WireError> {
-    let n = b.varint_max(MAX_HAVE_RANGES as u64, "ranges")?;
-    let mut ranges: Vec<Range<u64>> = Vec::with_capacity(n as usize);
-    for _ in 0..n {
-        let start = b.varint_max(MAX_FILE_BYTES, "range")?;
-        let len = b.varint_max(MAX_FILE_BYTES, "range")?;
-        if len == 0 || ranges.last().is_some_and(|r| start < r.end) {
-            return Err(WireError::Bounds("range"));
-        }
-        ranges.push(start..start + len);
-    }
-    Ok(ranges)
 }
 
 fn read_result(b: &mut Reader<'_>) -> Result<Result<Option<[u8; 32]>, StoreError>, WireError> {

@@ -48,7 +48,7 @@ struct WaitingEnd {
 
 #[derive(Debug, Default)]
 pub(super) struct Receiving {
-    plan: Option<DestPlan>,
+    pub(super) plan: Option<DestPlan>,
     sinks: Files<Sink>,
     waiting: Vec<WaitingEnd>,
     scratch: Vec<Vec<u8>>,
@@ -77,7 +77,7 @@ impl MemoryStore {
                 return Err(wrong_kind(path, "is not a directory; name a directory or choose another name"));
             }
         }
-        if !base.is_empty() && !self.tree.is_dir(&base) {
+        if !base.is_empty() && !self.tree.is_dir(&base) && !self.session_options(session).dry_run {
             self.tree.insert(&base, Node::Dir(Meta { mode: 0o755, ..Meta::default() }));
         }
         let receiving = self.receiving(session);
@@ -89,7 +89,7 @@ impl MemoryStore {
     }
 
     /// No proper ancestor of `place` may be a link or a file.
-    fn no_link_above(&self, place: &[u8], shown: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn no_link_above(&self, place: &[u8], shown: &[u8]) -> Result<(), StoreError> {
         let mut at = place;
         while let Some(slash) = at.iter().rposition(|&b| b == b'/') {
             at = &at[..slash];
@@ -112,6 +112,11 @@ impl MemoryStore {
     pub(super) fn begin(&mut self, session: SessionKey, entry: BeginEntry, out: Out<'_>) {
         let file = entry.file;
         let streamed = entry.kind == EntryKind::File && entry.inline.is_none();
+        if self.session_options(session).offers()
+            && let Some(answer) = self.begin_compared(session, &entry)
+        {
+            return out(answer);
+        }
         let result = self.begin_entry(session, entry);
         match result {
             Ok(Begun::Open(have)) => out(Done::Began { file, result: Ok(have) }),
@@ -456,7 +461,7 @@ fn permitted(meta: Meta) -> Meta {
 }
 
 /// A path of a name space in the one tree.
-fn in_space(space: Space, path: &[u8]) -> Vec<u8> {
+pub(super) fn in_space(space: Space, path: &[u8]) -> Vec<u8> {
     MemoryStore::tree_path(&match space {
         Space::Jail => Location::Jail(path.to_vec()),
         Space::Scratch => Location::Scratch(path.to_vec()),

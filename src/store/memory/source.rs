@@ -15,25 +15,25 @@ use bytes::Bytes;
 use std::ops::Bound;
 
 #[derive(Debug)]
-struct Source {
+pub(super) struct Source {
     tree_path: Vec<u8>,
     shown: Vec<u8>,
-    layout: Layout,
+    pub(super) layout: Layout,
     meta: Meta,
     compress: Compression,
-    digest: Sequential,
+    pub(super) digest: Sequential,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Sending {
-    roots: Vec<SourceRoot>,
+    pub(super) roots: Vec<SourceRoot>,
     /// The root being walked.
     at: usize,
     /// Where the next node below it is looked for, as a key; `None`: not begun.
     from: Option<Bound<Vec<u8>>>,
     /// Keys of the directories whose end is still to be told.
     open_dirs: Vec<Vec<u8>>,
-    sources: Files<Source>,
+    pub(super) sources: Files<Source>,
 }
 
 impl Sending {
@@ -194,7 +194,7 @@ fn node_of<'a>(tree: &'a Nodes, source: &Source) -> Result<&'a Content, StoreErr
     }
 }
 
-fn not_found(path: &[u8]) -> StoreError {
+pub(super) fn not_found(path: &[u8]) -> StoreError {
     refuse(
         StoreErrorKind::NotFound,
         path,
@@ -202,7 +202,7 @@ fn not_found(path: &[u8]) -> StoreError {
     )
 }
 
-fn read(tree: &Nodes, source: &Source, chunk: u64) -> Result<Bytes, StoreError> {
+pub(super) fn read(tree: &Nodes, source: &Source, chunk: u64) -> Result<Bytes, StoreError> {
     let content = node_of(tree, source)?;
     let extent = source.layout.extent(chunk);
     let (offset, len) =
@@ -210,11 +210,11 @@ fn read(tree: &Nodes, source: &Source, chunk: u64) -> Result<Bytes, StoreError> 
     Ok(content.read(offset, len))
 }
 
-struct Walk<'a> {
-    root: u32,
-    name: &'a [u8],
-    base: &'a [u8],
-    inline_max_bytes: u64,
+pub(super) struct Walk<'a> {
+    pub(super) root: u32,
+    pub(super) name: &'a [u8],
+    pub(super) base: &'a [u8],
+    pub(super) inline_max_bytes: u64,
 }
 
 impl Walk<'_> {
@@ -243,7 +243,7 @@ impl Walk<'_> {
         path_of(found.get(skip..).unwrap_or_default())
     }
 
-    fn entry(&self, below: &[u8], node: &Node, kind: EntryKind, list_only: bool) -> SourceEntry {
+    pub(super) fn entry(&self, below: &[u8], node: &Node, kind: EntryKind, list_only: bool) -> SourceEntry {
         let mut path = join(self.name, below);
         if path.is_empty() {
             path = split_last(self.base).1.to_vec();
