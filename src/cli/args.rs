@@ -2,6 +2,7 @@
 //! Owns: nothing.
 //! Implements: `fulmar --help`, which is the manual.
 
+use super::sync::SyncArgs;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -62,6 +63,7 @@ Examples:
   fulmar put a b dir server.org/in/      into in/, which is made when missing
   fulmar put . server.org/in/            the contents of this directory
   fulmar put --limit 20mbit --json a.iso [2001:db8::1]:9000
+  fulmar put --update dir server.org     only what is new or differs
 
 Sources work as with cp -r: `dir` and `dir/` copy the directory itself; `.`,
 `..`, `/` and `dir/.` copy the contents. A symbolic link named as SRC is
@@ -74,6 +76,7 @@ Examples:
   fulmar get server.org/dir out/         to out/dir; out is made when missing
   fulmar get server.org/ mirror/         everything that is served
   fulmar get h/a h/b h/c out/            several paths of one server
+  fulmar get --update -n h/dir out/      what would come that is new or differs
 
 If DEST is an existing directory, or has a trailing slash, what is got goes
 inside; else DEST is its new name. Nothing is ever written outside DEST,
@@ -344,6 +347,9 @@ pub struct PutArgs {
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,
+    /// Comparing first.
+    #[command(flatten)]
+    pub sync: SyncArgs,
     /// Chunks.
     #[command(flatten)]
     pub chunk: ChunkArgs,
@@ -370,6 +376,9 @@ pub struct GetArgs {
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,
+    /// Comparing first.
+    #[command(flatten)]
+    pub sync: SyncArgs,
     /// Chunks.
     #[command(flatten)]
     pub chunk: ChunkArgs,

@@ -13,6 +13,7 @@ use crate::net::client::{self, ClientOptions, Observer};
 use crate::session::event::{Direction, Event, Stats};
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, EntryKind, FileId, SourceEntry, SourceRoot, StoreError};
+use crate::transfer::sync::SyncOptions;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,14 @@ use std::time::Instant;
 pub trait Results {
     /// An entry is done (`error` is `None`) or failed.
     fn entry(&mut self, direction: Direction, file: FileResult, error: Option<&StoreError>);
+    /// An entry is there already, equal.
+    fn unchanged(&mut self, path: &[u8], kind: EntryKind, bytes: u64) {
+        let _ = (path, kind, bytes);
+    }
+    /// A dry run: this file would go.
+    fn planned(&mut self, path: &[u8], bytes: u64) {
+        let _ = (path, bytes);
+    }
     /// An entry of a listing.
     fn listed(&mut self, entry: &SourceEntry) {
         let _ = entry;
@@ -35,6 +44,14 @@ impl Results for Report {
             None => self.done(file),
             Some(error) => self.failed(file, error),
         }
+    }
+
+    fn unchanged(&mut self, path: &[u8], kind: EntryKind, bytes: u64) {
+        self.found_unchanged(path, kind, bytes);
+    }
+
+    fn planned(&mut self, path: &[u8], bytes: u64) {
+        self.would_go(path, EntryKind::File, bytes);
     }
 }
 
@@ -65,6 +82,12 @@ impl Setup {
         let request = Request::List { path: Vec::new() };
         let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim };
         Ok(Self { target, options })
+    }
+
+    /// The same, with these wishes.
+    pub fn with_sync(mut self, sync: SyncOptions) -> Self {
+        self.options.endpoint.session.sync = sync;
+        self
     }
 
     /// Runs the request to its end, with signal handlers in place.
@@ -147,6 +170,8 @@ impl Observer for Watcher<'_> {
                 };
                 self.results.entry(*direction, result, error.as_ref());
             }
+            Event::EntryUnchanged { path, kind, bytes, .. } => self.results.unchanged(path, *kind, *bytes),
+            Event::EntryPlanned { path, bytes, .. } => self.results.planned(path, *bytes),
             Event::Listed(entry) => self.results.listed(entry),
             _ => {}
         }

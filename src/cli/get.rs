@@ -10,6 +10,7 @@ use super::options::{self, Output};
 use super::paths;
 use super::progress::Progress;
 use super::report::Report;
+use super::sync;
 use crate::transfer::Request;
 use std::ffi::OsString;
 use std::path::Path;
@@ -17,7 +18,7 @@ use std::path::Path;
 /// Runs it; the exit code.
 pub fn run(args: &GetArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
-    let overwrite = options::overwrite(&args.overwrite)?;
+    let (sync, overwrite) = sync::options(&args.sync, &args.overwrite)?;
     let (sources, dest) = options::split_last("get", "HOST[:PORT]/PATH... and DEST", &args.paths)?;
     let (target, wanted) = targets(sources)?;
     let session = options::client_session(&args.link, &args.connect, &args.chunk)?;
@@ -29,8 +30,9 @@ pub fn run(args: &GetArgs) -> Result<u8, Failure> {
     dest.1.no_resume = args.overwrite.no_resume;
 
     let request = Request::Get { paths: wanted, compress: session.compress, chunk_size: session.chunk_size };
-    let setup = Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key)?;
     let mut report = Report::new("get", output);
+    report.dry_run = sync.dry_run;
+    let setup = Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key)?.with_sync(sync);
     let ended = setup.run(request, Vec::new(), Some(dest), &mut report, Progress::new("get", output));
     Ok(report.finish(&ended))
 }

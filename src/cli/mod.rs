@@ -22,6 +22,7 @@ pub mod report;
 pub mod serve;
 pub mod signals;
 pub mod summary;
+pub mod sync;
 pub mod terminal;
 pub mod text;
 

@@ -9,7 +9,7 @@ use super::host::Target;
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{client, paths};
+use super::{client, paths, sync};
 use crate::transfer::Request;
 use crate::transfer::job::{SourceRoot, StoreError, StoreErrorKind};
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 /// Runs it; the exit code.
 pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
-    let overwrite = options::overwrite(&args.overwrite)?;
+    let (sync, overwrite) = sync::options(&args.sync, &args.overwrite)?;
     let (sources, target) = options::split_last("put", "SRC... and HOST[:PORT][/PATH]", &args.paths)?;
     let target = Target::parse(target)?;
     options::client_session(&args.link, &args.connect, &args.chunk)?;
@@ -35,8 +35,9 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let into_dir = target.is_dir || sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
     let request =
         Request::Put { dest: target.path.clone(), into_dir, overwrite, no_resume: args.overwrite.no_resume };
+    report.dry_run = sync.dry_run;
     let setup = match Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key) {
-        Ok(setup) => setup,
+        Ok(setup) => setup.with_sync(sync),
         // The report may name sources already.
         Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
     };
@@ -44,7 +45,7 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let named = roots.iter().filter(|root| !root.name.is_empty()).count() as u64;
     let unsent = report.totals.failed;
     let ended = setup.run(request, roots, None, &mut report, Progress::new("put", output));
-    let heard = report.totals.ok + report.totals.dirs + report.totals.failed - unsent;
+    let heard = report.totals.heard() - unsent;
     if ended.is_done() && heard < named {
         let message = format!("only {heard} of {named} sources were confirmed: see the server's log");
         report.failed(FileResult::default(), &StoreError { kind: StoreErrorKind::Io, message });

@@ -40,6 +40,15 @@ pub fn text(report: &Report, stats: &Stats, elapsed: Duration) -> String {
             units::format_rate(goodput)
         ),
     );
+    if totals.unchanged > 0 {
+        let count = text::plural(totals.unchanged, "file");
+        line("unchanged", format!("{count} ({}), not sent", units::format_bytes(totals.unchanged_bytes)));
+    }
+    if report.dry_run {
+        let planned = units::format_bytes(totals.planned_bytes);
+        let plan = format!("{} ({planned}) would be sent or made", text::plural(totals.planned, "entry"));
+        line("dry run", format!("{}; nothing was changed", plan.replace("entrys", "entries")));
+    }
     if totals.resumed_bytes > 0 {
         let text = format!("{} had come with an earlier run", units::format_bytes(totals.resumed_bytes));
         line("resumed", text);

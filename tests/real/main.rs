@@ -14,4 +14,5 @@ mod output;
 mod rules;
 mod serving;
 mod support;
+mod sync;
 mod transfer;

@@ -1,0 +1,81 @@
+//! Comparing first: what is equal does not travel, and a dry run changes nothing.
+
+use crate::support::{Lab, noise};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+/// A tree with small and big files, a link, and modes.
+fn tree(lab: &Lab) {
+    fs::create_dir_all(lab.path("tree/sub/empty")).expect("made");
+    for i in 0..300 {
+        lab.write(format!("tree/f{i}"), noise(i, 100 + i as usize * 7));
+    }
+    lab.write("tree/sub/big", noise(7, 900_000));
+    lab.write("tree/sub/none", "");
+    symlink("big", lab.path("tree/sub/link")).expect("made");
+}
+
+#[test]
+fn a_second_update_sends_nothing_and_a_third_what_changed() {
+    let lab = Lab::new();
+    tree(&lab);
+    for (get, checksum) in [(false, false), (true, false), (false, true)] {
+        let server = lab.serve(&[]);
+        let (from, to) = if get { (server.at("tree"), "back/".to_owned()) } else { ("tree".into(), server.address.clone()) };
+        let command = if get { "get" } else { "put" };
+        let option = if checksum { "--checksum" } else { "--update" };
+        let again = || lab.json(&[command, option, &from, &to], 0);
+        let first = again();
+        // Before the digests are compared, all is there already, though some with another time.
+        assert_eq!(first["files_ok"], if checksum { 0 } else { 303 }, "{first}");
+        let second = again();
+        assert_eq!((&second["files_ok"], &second["bytes"]), (&0.into(), &0.into()), "{second}");
+        assert_eq!(second["files_unchanged"], 303);
+        assert!(second["wire_bytes_sent"].as_u64() < Some(60_000), "{second}");
+        if checksum {
+            continue;
+        }
+        let source = if get { "drop/tree" } else { "tree" };
+        lab.write(format!("{source}/f3"), "other");
+        lab.write(format!("{source}/sub/new"), noise(1, 40_000));
+        fs::set_permissions(lab.path(format!("{source}/f9")), fs::Permissions::from_mode(0o600)).expect("set");
+        let third = again();
+        assert_eq!((&third["files_ok"], &third["files_unchanged"]), (&2.into(), &302.into()), "{third}");
+        let there = if get { "back/tree" } else { "drop/tree" };
+        assert_eq!(lab.read(format!("{there}/f3")), b"other");
+        assert_eq!(lab.read(format!("{there}/sub/new")), noise(1, 40_000));
+        let mode = fs::metadata(lab.path(format!("{there}/f9"))).expect("there").mode();
+        assert_eq!(mode & 0o777, 0o600, "a mode alone needs no bytes");
+        // As it was, for the next one.
+        lab.write("tree/f3", noise(3, 121));
+        lab.write("drop/tree/f3", noise(3, 121));
+        let _ = fs::remove_file(lab.path("tree/sub/new"));
+        let _ = fs::remove_file(lab.path("drop/tree/sub/new"));
+    }
+}
+
+#[test]
+fn a_dry_run_lists_and_touches_nothing() {
+    let lab = Lab::new();
+    tree(&lab);
+    let server = lab.serve(&[]);
+    let said = |arguments: &[&str]| String::from_utf8(lab.run(arguments, 0).stdout).expect("UTF-8");
+    let stdout = said(&["put", "-n", "tree", &server.at("new/place/")]);
+    assert!(stdout.contains("would send   tree/sub/big\n"), "{stdout}");
+    assert!(stdout.contains("would make   tree/sub/\n"), "{stdout}");
+    assert!(stdout.contains("nothing was changed"), "{stdout}");
+    assert_eq!(lab.names("drop"), [""; 0]);
+    lab.run(&["put", "-q", "tree", &server.address], 0);
+    lab.write("tree/f5", "changed");
+    let object = lab.json(&["put", "--update", "--dry-run", "tree", &server.address], 0);
+    assert_eq!((&object["files_planned"], &object["files_unchanged"]), (&1.into(), &302.into()), "{object}");
+    let files = object["files"].as_array().expect("a list");
+    let sent: Vec<_> = files.iter().filter(|f| f["action"] == "send").collect();
+    assert_eq!((sent.len(), &sent[0]["path"]), (1, &"tree/f5".into()));
+    assert_ne!(lab.read("drop/tree/f5"), b"changed");
+    // What could not be done is told too.
+    lab.fails(&["put", "-n", "tree/f5", &server.at("tree/f5")], 5, &["f5 exists"]);
+    let stdout = said(&["get", "-n", &server.at("tree"), "back"]);
+    assert!(stdout.contains("would send   tree/f299\n"), "{stdout}");
+    assert!(!lab.has("back"));
+}
