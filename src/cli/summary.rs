@@ -45,9 +45,9 @@ pub fn text(report: &Report, stats: &Stats, elapsed: Duration) -> String {
         line("unchanged", format!("{count} ({}), not sent", units::format_bytes(totals.unchanged_bytes)));
     }
     if report.dry_run {
-        let planned = units::format_bytes(totals.planned_bytes);
-        let plan = format!("{} ({planned}) would be sent or made", text::plural(totals.planned, "entry"));
-        line("dry run", format!("{}; nothing was changed", plan.replace("entrys", "entries")));
+        let entries = if totals.planned == 1 { "entry" } else { "entries" };
+        let (count, planned) = (text::count(totals.planned), units::format_bytes(totals.planned_bytes));
+        line("dry run", format!("{count} {entries} ({planned}) would be sent or made; nothing was changed"));
     }
     if totals.resumed_bytes > 0 {
         let text = format!("{} had come with an earlier run", units::format_bytes(totals.resumed_bytes));

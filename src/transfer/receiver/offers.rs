@@ -87,7 +87,7 @@ impl Receiver {
             _ => false,
         };
         if !extended {
-            let ranges = vec![file.0..file.0 + 1];
+            let ranges = std::iter::once(file.0..file.0 + 1).collect();
             self.outbox.push_back(if equal { Message::Unchanged(ranges) } else { Message::Want(ranges) });
         }
     }
