@@ -259,7 +259,8 @@ impl Adaptive {
             && sample > self.capacity
             && interval.span >= self.min_rtt / 2.0
         {
-            self.capacity = sample;
+            // What arrives faster than it was sent was held up on its way, by a busy host for one.
+            self.capacity = self.capacity.max(sample.min(interval.sent_rate));
         }
     }
 

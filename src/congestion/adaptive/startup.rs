@@ -22,6 +22,8 @@ const HINT_UNPROVEN: f64 = 0.5;
 const HINT_PROVEN: f64 = 0.92;
 /// Growth per RTT near the hint and above it.
 const BEYOND: f64 = 1.3;
+/// What passes at less than this share of the rate at which it was sent is held up somewhere.
+const HELD_UP: f64 = 0.8;
 /// Loss from which a path without a queue may be one that is full.
 const LOSS_STEP: f64 = 0.1;
 /// Growth of what is sent over which what arrives is compared, and growth of that which is none.
@@ -124,7 +126,14 @@ impl Startup {
         let flight = INITIAL_PACKETS * self.datagram;
         // The trains of the initial flight count as one flight per RTT.
         let round = rtt.max(ROUND_SECS);
-        let mut arrived = if point.cumulative as f64 <= flight { flight / round } else { point.pace };
+        let mut arrived = if point.cumulative as f64 <= flight {
+            flight / round
+        } else {
+            // What was sent at this pace is at the bottleneck, or in its queue: only what comes out of it counts.
+            recent.map_or(point.pace, |i| {
+                if i.pass_rate < HELD_UP * i.sent_rate { 0.0 } else { point.pace.min(i.pass_rate / HELD_UP) }
+            })
+        };
         if rtt < ROUND_SECS {
             // Feedback is as slow as a round here: no more than one step in each.
             if now < self.step_at {
