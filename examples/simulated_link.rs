@@ -27,7 +27,8 @@ fn main() {
     let mut scenario = Scenario::symmetric(seed, profile);
     scenario.stalls = std::env::var("STALLS").ok().map(|law| {
         let (every, longest) = law.split_once(':').expect("STALLS=EVERY_MS:LONGEST_MS");
-        let ms = |text: &str| std::time::Duration::from_secs_f64(text.parse::<f64>().expect("milliseconds") / 1e3);
+        let ms =
+            |text: &str| std::time::Duration::from_secs_f64(text.parse::<f64>().expect("milliseconds") / 1e3);
         Stalls { every: ms(every), longest: ms(longest) }
     });
     let mut world = World::new(&scenario);

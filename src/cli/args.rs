@@ -64,6 +64,7 @@ Examples:
   fulmar put . server.org/in/            the contents of this directory
   fulmar put --limit 20mbit --json a.iso [2001:db8::1]:9000
   fulmar put --update dir server.org     only what is new or differs
+  tar c . | fulmar put - server.org/x.tar
 
 Sources work as with cp -r: `dir` and `dir/` copy the directory itself; `.`,
 `..`, `/` and `dir/.` copy the contents. A symbolic link named as SRC is
@@ -77,6 +78,7 @@ Examples:
   fulmar get server.org/ mirror/         everything that is served
   fulmar get h/a h/b h/c out/            several paths of one server
   fulmar get --update -n h/dir out/      what would come that is new or differs
+  fulmar get server.org/x.tar - | tar x  to stdout; summary and --json to stderr
 
 If DEST is an existing directory, or has a trailing slash, what is got goes
 inside; else DEST is its new name. Nothing is ever written outside DEST,

@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
 use super::{client, paths, sync};
 use crate::transfer::Request;
-use crate::transfer::job::{SourceRoot, StoreError, StoreErrorKind};
+use crate::transfer::job::{Location, SourceRoot, StoreError, StoreErrorKind};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
@@ -23,10 +23,16 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let target = Target::parse(target)?;
     options::client_session(&args.link, &args.connect, &args.chunk)?;
     options::link_sim(&args.link)?;
+    if sync.offers() && sources.iter().any(|source| source == "-") {
+        return Err(Failure::usage(
+            "--update, --checksum and --dry-run cannot tell anything about - (standard input): leave them out",
+        ));
+    }
 
     let start = client::now();
     let mut report = Report::new("put", output);
-    let roots = readable(sources, &mut report);
+    let stream = sources.iter().any(|source| source == "-");
+    let roots = if stream { stdin_root(sources, &target)? } else { readable(sources, &mut report) };
     if roots.is_empty() {
         // Nothing to send: no reason to ask for a key or to connect.
         return Ok(report.finish(&Ended::without_session(start)));
@@ -51,6 +57,22 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
         report.failed(FileResult::default(), &StoreError { kind: StoreErrorKind::Io, message });
     }
     Ok(report.finish(&ended))
+}
+
+/// Standard input, alone, under a name that the target gives.
+fn stdin_root(sources: &[OsString], target: &Target) -> Result<Vec<SourceRoot>, Failure> {
+    if sources.len() > 1 {
+        return Err(Failure::usage(
+            "- (standard input) cannot be sent together with files: run one put for each",
+        ));
+    }
+    let name = paths::root_name(&target.path);
+    if target.is_dir || name.is_empty() {
+        return Err(Failure::usage(
+            "- (standard input) has no name: write the name to give it, as in `fulmar put - HOST/x.tar`",
+        ));
+    }
+    Ok(vec![SourceRoot { location: Location::Stream, name: name.to_vec() }])
 }
 
 /// The sources that can be read; the others are reported.

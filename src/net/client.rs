@@ -8,9 +8,10 @@ use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
 use crate::impair::Spec;
 use crate::session::event::{CloseReason, Event, Stats};
+use crate::store::stdout::StdoutStore;
 use crate::store::{SessionKey, Store};
 use crate::transfer::Request;
-use crate::transfer::job::{Dest, SourceRoot};
+use crate::transfer::job::{Dest, Location, SourceRoot};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ pub struct ClientOptions {
     pub request: Request,
     /// What is sent (put, echo).
     pub roots: Vec<SourceRoot>,
-    /// Where what comes back goes (get, echo): a directory, the jail, and the destination inside it.
+    /// Where what comes back goes (get, echo): a directory, the jail, and the destination inside it; with
+    /// `Location::Stream` it is standard output, and the directory means nothing.
     pub dest: Option<(PathBuf, Dest)>,
     /// `--sim`, both directions.
     pub sim: Option<Spec>,
@@ -86,7 +88,10 @@ pub fn run(
     endpoint.session.max_datagram_bytes =
         remotes.iter().copied().map(path_payload).max().unwrap_or(endpoint.session.max_datagram_bytes);
     let (jail, dest) = dest.unzip();
-    let store: Box<dyn Store> = super::open_store(jail.as_deref(), None)?;
+    let store: Box<dyn Store> = match &dest {
+        Some(Dest { location: Location::Stream, .. }) => Box::new(stdout_store(&signal)?),
+        _ => super::open_store(jail.as_deref(), None)?,
+    };
     let pipe = pipe.with_routed_source();
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
@@ -94,6 +99,13 @@ pub fn run(
     let remotes = remotes.into_iter();
     let attempts = Attempts { remotes, live: Vec::new(), active: None, next_at: None, request, roots, dest };
     Client { driver, attempts, stats: Stats::default(), early: Vec::new(), observer }.run()
+}
+
+fn stdout_store(signal: &Arc<AtomicI32>) -> Result<StdoutStore, NetError> {
+    StdoutStore::new(signal.clone()).map_err(|e| NetError {
+        exit_code: 1,
+        message: format!("standard output cannot be used as the destination: {e}"),
+    })
 }
 
 /// A socket that reaches the addresses, and those that it reaches.

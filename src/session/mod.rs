@@ -25,7 +25,7 @@ use crate::transfer::receiver::Receiver;
 use crate::transfer::sender::Sender;
 use crate::transfer::sync::SyncOptions;
 use crate::wire::Cid;
-use crate::wire::handshake::{FEATURE_SYNC, FEATURE_ZSTD, Params};
+use crate::wire::handshake::{FEATURE_STREAM, FEATURE_SYNC, FEATURE_ZSTD, Params};
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
@@ -122,6 +122,8 @@ pub struct Session {
     refused: bool,
     /// Client: the request waits for the Reply, and everything after it too.
     request_held: bool,
+    /// Client: a source is a stream.
+    streams: bool,
     /// Set while a packet is being built; acted on with the next time-out.
     give_up: Option<CloseReason>,
     stats: Stats,
@@ -154,7 +156,7 @@ pub fn local_params(config: &SessionConfig, receive_budget: u64) -> Params {
         max_datagram_bytes: 65_535,
         control_credit_bytes: control_window(receive_budget),
         receive_window_bytes: receive_budget,
-        features: FEATURE_ZSTD | FEATURE_SYNC,
+        features: FEATURE_ZSTD | FEATURE_SYNC | FEATURE_STREAM,
     }
 }
 
@@ -256,6 +258,7 @@ impl Session {
             completed_at: None,
             refused: false,
             request_held: false,
+            streams: false,
             give_up: None,
             stats: Stats::default(),
             events: VecDeque::new(),
@@ -341,6 +344,8 @@ impl Session {
             | Done::Chunk { .. }
             | Done::SourceDigest { .. }
             | Done::SourceFailed { .. }
+            | Done::StreamEnded { .. }
+            | Done::StreamWaits { .. }
             | Done::SourceHashed { .. }
             | Done::Found { .. } => self.sender.handle_done(done),
             Done::DestSet(result) => self.on_dest_set(now, result),

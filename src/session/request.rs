@@ -9,7 +9,7 @@ use crate::transfer::job::{
     Compression, Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind,
 };
 use crate::transfer::sync::SyncOptions;
-use crate::wire::handshake::{FEATURE_SYNC, FEATURE_ZSTD};
+use crate::wire::handshake::{FEATURE_STREAM, FEATURE_SYNC, FEATURE_ZSTD};
 use crate::wire::message::{Message, path_is_clean};
 use std::time::Instant;
 
@@ -22,8 +22,9 @@ impl Session {
     pub(super) fn start_request(&mut self, request: Request, roots: Vec<SourceRoot>, dest: Option<Dest>) {
         // A wish that only some servers understand waits for the Reply; nothing else is in the stream before.
         let options = self.config.sync.clone();
-        self.request_held =
-            !options.is_default() || matches!(request, Request::Get { compress: Compression::Zstd(_), .. });
+        self.request_held = !options.is_default()
+            || sends_stream(&roots)
+            || matches!(request, Request::Get { compress: Compression::Zstd(_), .. });
         if !self.request_held {
             self.write_request(request.clone());
         }
@@ -37,6 +38,7 @@ impl Session {
             self.receiver.set_listing();
         }
         let sends = matches!(request, Request::Put { .. } | Request::Echo { .. });
+        self.streams = sends_stream(&roots);
         for root in roots {
             self.sender.add_root(root);
         }
@@ -72,6 +74,11 @@ impl Session {
             && features & FEATURE_ZSTD == 0
         {
             *compress = Compression::Lz4;
+        }
+        if self.streams && features & FEATURE_STREAM == 0 {
+            let text = "the server is of an older version, which cannot take a stream whose size is not known: bring \
+                        it up to date, or write to a file first and send that";
+            return self.close(now, CloseReason::Refused(text.into()));
         }
         let options = self.config.sync.clone();
         if !options.is_default() {
@@ -355,6 +362,10 @@ impl Session {
         let client_id = self.config.client_id.clone();
         self.events.push_back(Event::Connected { remote: self.path.remote, client_id });
     }
+}
+
+fn sends_stream(roots: &[SourceRoot]) -> bool {
+    roots.iter().any(|root| root.location == Location::Stream)
 }
 
 fn scratch_dir(serial: u64) -> Vec<u8> {

@@ -344,7 +344,6 @@ impl World {
         roots: &[&[u8]],
         dest: Option<Dest>,
     ) -> SessionKey {
-        let server = self.nodes[0].addr;
         let roots = roots
             .iter()
             .map(|p| SourceRoot {
@@ -352,6 +351,18 @@ impl World {
                 name: p.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec(),
             })
             .collect();
+        self.request_roots(client, request, roots, dest)
+    }
+
+    /// Any request, of any roots.
+    pub fn request_roots(
+        &mut self,
+        client: usize,
+        request: Request,
+        roots: Vec<SourceRoot>,
+        dest: Option<Dest>,
+    ) -> SessionKey {
+        let server = self.nodes[0].addr;
         let node = &mut self.nodes[client + 1];
         let key = node.endpoint.connect(self.now, server, request, roots, dest);
         self.serve(client + 1);

@@ -198,3 +198,69 @@ fn a_file_that_changes_between_offer_and_want_is_sent_as_it_is_then() {
     assert_eq!(w.report(0, key).closed, Some(CloseReason::Done));
     assert!(w.server_store().get(b"tree/f") == w.client_store(0).get(b"tree/f"));
 }
+
+/// A put of a stream of so many bytes, in chunks of 1 KiB.
+fn put_stream(spec: &str, bytes: u64, fault: impl FnOnce(&mut World)) -> (World, Report) {
+    let mut s = scenario(spec, SyncOptions::default());
+    s.client.session.chunk_size = 1024;
+    s.client.session.compress = [Compression::None, Compression::Lz4][bytes as usize % 2];
+    let mut w = World::new(&s);
+    w.client_store(0).insert_stream(pattern(1, bytes));
+    fault(&mut w);
+    let request = Request::Put {
+        dest: b"in/x.tar".to_vec(),
+        into_dir: false,
+        overwrite: Overwrite::Never,
+        no_resume: false,
+    };
+    let root = SourceRoot { location: Location::Stream, name: b"x.tar".to_vec() };
+    let key = w.request_roots(0, request, vec![root], None);
+    w.run().expect("ends");
+    let report = w.report(0, key);
+    (w, report)
+}
+
+#[test]
+fn a_stream_of_any_length_arrives_whole() {
+    for spec in ["delay=5ms", "delay=20ms,loss=15%,reorder=5%,dup=2%,rate=50mbit"] {
+        for bytes in [0, 1, 1023, 1024, 1025, 2048, 100_001, 300_000] {
+            let (mut w, r) = put_stream(spec, bytes, |_| {});
+            assert_eq!((r.closed, r.failures.len()), (Some(CloseReason::Done), 0), "{spec}, {bytes}");
+            let expected = pattern(1, bytes).read(0, bytes as usize);
+            assert!(w.server_store().get(b"in/x.tar") == Some(expected), "{spec}, {bytes}");
+            assert_eq!(r.stats.file_bytes_total, bytes);
+            assert_eq!(r.stats.file_bytes_done, bytes);
+            assert!(r.finished.iter().all(|(_, path, digest)| path == b"x.tar" && digest.is_some()));
+        }
+    }
+}
+
+#[test]
+fn a_chunk_of_a_stream_that_came_wrong_is_sent_again() {
+    for bytes in [10_240, 10_000] {
+        let (mut w, r) = put_stream("delay=5ms", bytes, |w| w.server_store().flip_chunk_once(9));
+        assert_eq!((r.closed, r.failures.len()), (Some(CloseReason::Done), 0));
+        assert!(w.server_store().get(b"in/x.tar") == Some(pattern(1, bytes).read(0, bytes as usize)));
+    }
+}
+
+#[test]
+fn a_stream_beyond_the_servers_limit_or_disk_leaves_nothing() {
+    let mut s = scenario("delay=5ms", SyncOptions::default());
+    let config = s.server.server.as_mut().expect("a server");
+    config.max_file_bytes = 50_000;
+    let mut w = World::new(&s);
+    w.client_store(0).insert_stream(pattern(1, 600_000));
+    let request =
+        Request::Put { dest: b"x".to_vec(), into_dir: false, overwrite: Overwrite::Never, no_resume: false };
+    let root = SourceRoot { location: Location::Stream, name: b"x".to_vec() };
+    let key = w.request_roots(0, request, vec![root], None);
+    w.run().expect("ends");
+    let r = w.report(0, key);
+    assert_eq!(r.failures.len(), 1, "{r:?}");
+    assert_eq!(r.failures[0].1.kind, crate::transfer::job::StoreErrorKind::Limit);
+    let (mut w, r) = put_stream("delay=5ms", 300_000, |w| w.server_store().set_capacity(100_000));
+    assert_eq!(r.failures[0].1.kind, crate::transfer::job::StoreErrorKind::NoSpace);
+    assert!(w.server_store().get(b"in/x.tar").is_none());
+    assert_eq!(w.server_store().partial_count(), (0, 0));
+}

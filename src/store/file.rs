@@ -12,7 +12,7 @@ use super::names::{check_relative, is_below, split_first, split_last};
 use super::partial::{Staged, TempNames, may_place, reserve};
 use super::scratch::Scratch;
 use super::sink::{Sink, set_meta, verified, write_all_at};
-use super::source::{OpenSources, Source};
+use super::source::{OpenSources, Source, StreamStop};
 use super::sweep::Sweep;
 use super::walk::{Places, Walk};
 use super::{SessionKey, Store, may_begin_session};
@@ -20,8 +20,10 @@ use crate::codec::chunk::Encoder;
 use crate::transfer::MAX_CHUNK_SIZE;
 use crate::transfer::job::{
     BeginEntry, Dest, Done, EncodeBudget, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
+    UNKNOWN_SIZE,
 };
 use crate::transfer::sync::{SyncOptions, Verdict};
+use crate::wire::MAX_FILE_BYTES;
 use offers::Comparison;
 use rustix::fs::FileType;
 use std::collections::HashMap;
@@ -215,6 +217,11 @@ impl Store for FileStore {
                     sink.write_encoded(chunk, codec, crc32, &data).map(answer)
                 });
             }
+            Job::SetSize { file, bytes } => {
+                if let Some(sink) = self.session(session).sinks.get_mut(&file) {
+                    sink.set_size(bytes);
+                }
+            }
             Job::Commit { file, sha256 } => self.commit(session, file, sha256, done),
             Job::Abort { file, keep_partial } => self.abort(session, file, keep_partial),
             Job::RemoveScratch(path) => self.remove_scratch(&path),
@@ -278,10 +285,15 @@ impl FileStore {
             self.encoder = encoder;
             return;
         };
-        let result = source.and_then(|source| source.chunk(chunk, &mut encoder, (budget, sharers)));
+        let result = source.and_then(|source| match source.is_stream() {
+            true => source.stream_chunk(chunk, &mut encoder, (budget, sharers)),
+            false => source.chunk(chunk, &mut encoder, (budget, sharers)).map(Ok),
+        });
         self.encoder = encoder;
         let answer = match result {
-            Ok((plain_bytes, encoded)) => Done::Chunk {
+            Ok(Err(StreamStop::Ended(bytes))) => Done::StreamEnded { file, bytes },
+            Ok(Err(StreamStop::Waits)) => Done::StreamWaits { file, chunk },
+            Ok(Ok((plain_bytes, encoded))) => Done::Chunk {
                 file,
                 chunk,
                 codec: encoded.codec,
@@ -523,6 +535,18 @@ impl FileStore {
         let target = target.map_or(0, |t| t.id);
         let name = split_last(place).1;
         may_place(&dir, name, overwrite, &shown)?;
+        if entry.size == UNKNOWN_SIZE {
+            let fail = |e: io::Error| from_io(&shown, "cannot be written", &e);
+            let staged = Staged::create(dir, name, &mut self.temps).map_err(fail)?;
+            // Until its end is known, all its chunks are whole ones.
+            let size = MAX_FILE_BYTES / u64::from(entry.chunk_size) * u64::from(entry.chunk_size);
+            let layout = Layout { size, chunk_size: entry.chunk_size };
+            let names = (shown, target, place.to_vec());
+            let unfinished = (None, RangeSet::default());
+            let sink = Sink::new(staged, unfinished, layout, names, entry.meta, overwrite).into_stream();
+            self.session(session).sinks.insert(entry.file, sink);
+            return Ok(());
+        }
         let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
         let identity = Identity::new(name, layout, &entry.meta);
         self.take_over(session, &dir, name, identity, done);
@@ -606,7 +630,7 @@ impl FileStore {
             Err(error) => {
                 // A later run goes on with what is there, except with that of a peer that broke the rules.
                 if let Some(sink) = state.sinks.remove(&file)
-                    && error.kind == StoreErrorKind::Forbidden
+                    && (error.kind == StoreErrorKind::Forbidden || sink.is_stream())
                 {
                     sink.discard();
                 }
@@ -629,7 +653,7 @@ impl FileStore {
             Err(error) => {
                 // With a wrong digest there is no telling what is wrong: the next run is to be clean. When the disk
                 // has failed, what it can still read is worth keeping.
-                if error.kind == StoreErrorKind::DigestMismatch || !sink.is_complete() {
+                if error.kind == StoreErrorKind::DigestMismatch || !sink.is_complete() || sink.is_stream() {
                     sink.discard();
                 }
                 done.push((session, Done::Committed { file, result: Err(error) }));
@@ -640,7 +664,7 @@ impl FileStore {
 
     fn abort(&mut self, session: SessionKey, file: FileId, keep_partial: bool) {
         if let Some(sink) = self.session(session).sinks.remove(&file)
-            && !keep_partial
+            && (!keep_partial || sink.is_stream())
         {
             sink.discard();
         }
@@ -690,7 +714,8 @@ impl FileStore {
         if let Some(target) = &state.target {
             self.dirs.forget(Some(target.id));
         }
-        drop(state.sinks);
+        // A stream cannot be gone on with.
+        state.sinks.into_values().filter(Sink::is_stream).for_each(Sink::discard);
         for path in state.scratch {
             self.remove_scratch(&path);
         }

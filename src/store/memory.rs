@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, HashMap};
 /// Files larger than this are refused as if the disk were full, unless `set_capacity` says otherwise.
 /// Own choice: more than any benchmark needs, less than would hurt a test machine (pages are touched lazily).
 const DEFAULT_CAPACITY_BYTES: u64 = 8 << 30;
+/// The file in the tree that stands for standard input.
+const STREAM: &[u8] = b".fulmar-stdin";
 /// Where `Location::Scratch` lies in the tree; peers cannot name it.
 const SCRATCH_DIR: &[u8] = b".fulmar-scratch-memory";
 
@@ -199,6 +201,11 @@ impl MemoryStore {
         self.tree.insert(stripped(path), Node::Symlink(target.to_vec(), Meta::default()));
     }
 
+    /// What standard input holds.
+    pub fn insert_stream(&mut self, content: Content) {
+        self.tree.insert(STREAM, Node::File(content, Meta { mode: 0o644, ..Meta::default() }));
+    }
+
     /// Removes a node and everything below it.
     pub fn remove(&mut self, path: &[u8]) {
         self.tree.remove(stripped(path));
@@ -219,7 +226,11 @@ impl MemoryStore {
 
     /// All nodes with their paths, depth first, each directory's names in order; scratch space left out.
     pub fn nodes(&self) -> impl Iterator<Item = (Vec<u8>, &Node)> {
-        self.tree.0.iter().filter(|(k, _)| !k.starts_with(SCRATCH_DIR)).map(|(k, node)| (path_of(k), node))
+        self.tree
+            .0
+            .iter()
+            .filter(|(k, _)| !k.starts_with(SCRATCH_DIR) && *k != STREAM)
+            .map(|(k, node)| (path_of(k), node))
     }
 
     /// How many partials are kept for resume, and how many files are open for writing.
@@ -253,6 +264,7 @@ impl MemoryStore {
         match location {
             Location::Local(path) => stripped(path).to_vec(),
             Location::Jail(path) => path.clone(),
+            Location::Stream => STREAM.to_vec(),
             Location::Scratch(path) => join(SCRATCH_DIR, path),
         }
     }
@@ -296,6 +308,7 @@ impl Store for MemoryStore {
             Job::WriteEncoded { file, chunk, codec, crc32, data } => {
                 self.write_encoded(session, file, chunk, codec, crc32, &data, out);
             }
+            Job::SetSize { file, bytes } => self.set_size(session, file, bytes),
             Job::Commit { file, sha256 } => self.commit(session, file, sha256, out),
             Job::Abort { file, keep_partial } => self.abort(session, file, keep_partial, out),
             Job::RemoveScratch(path) => self.tree.remove(&join(SCRATCH_DIR, &path)),

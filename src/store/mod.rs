@@ -14,9 +14,11 @@ mod journal;
 pub mod memory;
 mod names;
 mod partial;
+mod pipe;
 mod scratch;
 mod sink;
 mod source;
+pub mod stdout;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,7 @@ pub(crate) struct Sink {
     /// Existing files.
     pub(crate) overwrite: Overwrite,
     buffer: Vec<u8>,
+    stream: bool,
 }
 
 /// Reads exactly `len` bytes at `offset` into `buffer`; a file that ends before is an `UnexpectedEof`.
@@ -77,7 +78,35 @@ impl Sink {
         overwrite: Overwrite,
     ) -> Self {
         let received = Received::new(layout, have);
-        Self { staged, file, received, journal, shown, target, place, meta, overwrite, buffer: Vec::new() }
+        Self {
+            staged,
+            file,
+            received,
+            journal,
+            shown,
+            target,
+            place,
+            meta,
+            overwrite,
+            buffer: Vec::new(),
+            stream: false,
+        }
+    }
+
+    /// A file of unknown size, that nobody can go on with.
+    pub(crate) fn into_stream(mut self) -> Self {
+        self.stream = true;
+        self
+    }
+
+    /// Whether it began as one of unknown size.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.stream
+    }
+
+    /// A stream has ended.
+    pub(crate) fn set_size(&mut self, bytes: u64) {
+        self.received.layout.size = bytes;
     }
 
     /// The chunks that are whole.

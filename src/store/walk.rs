@@ -13,6 +13,7 @@ use super::scratch::Scratch;
 use super::sink::read_exact_at;
 use crate::transfer::job::{
     EntryError, EntryKind, Inline, Location, Meta, SourceEntry, SourceRoot, StoreError, StoreErrorKind,
+    UNKNOWN_SIZE,
 };
 use bytes::Bytes;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
@@ -145,6 +146,10 @@ impl Walk {
             path = split_last(location_path(&spec.location)).1.to_vec();
         }
         let shown = self.shown(at as u32, b"");
+        if spec.location == Location::Stream {
+            self.at += 1;
+            return Some(stream_entry(at as u32, path, &shown));
+        }
         let opened = open_root(places, &spec.location, &shown);
         let named = !spec.name.is_empty();
         match opened {
@@ -389,12 +394,26 @@ impl Frame {
 }
 
 fn location_path(location: &Location) -> &[u8] {
-    let (Location::Local(path) | Location::Jail(path) | Location::Scratch(path)) = location;
+    let path = match location {
+        Location::Local(path) | Location::Jail(path) | Location::Scratch(path) => path,
+        Location::Stream => return b"-",
+    };
     path.strip_suffix(b"/").unwrap_or(path)
 }
 
 fn size_of(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+/// Standard input, of no known size, as of now.
+fn stream_entry(root: u32, path: Vec<u8>, shown: &[u8]) -> Result<SourceEntry, EntryError> {
+    let mut entry = entry(root, Vec::new(), path, EntryKind::File, super::pipe::new_meta());
+    entry.size = UNKNOWN_SIZE;
+    if entry.path.is_empty() {
+        Err(EntryError { path: shown.to_vec(), error: special(shown) })
+    } else {
+        Ok(entry)
+    }
 }
 
 fn special(path: &[u8]) -> StoreError {
@@ -464,6 +483,7 @@ fn open_root(places: &Places<'_>, location: &Location, shown: &[u8]) -> Result<O
     let fail = |e: io::Error| from_io(shown, DOING, &e);
     let (parent, name) = match location {
         Location::Local(path) => return open_local(path, shown),
+        Location::Stream => return super::pipe::stdin().map(Opened::File).map_err(fail),
         Location::Jail(path) if path.is_empty() => {
             return Ok(Opened::Dir(Arc::new(places.jail.handle().map_err(fail)?)));
         }

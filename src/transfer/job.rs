@@ -13,6 +13,9 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(pub u64);
 
+/// The size of a file that is a stream: known only at its end.
+pub const UNKNOWN_SIZE: u64 = u64::MAX;
+
 /// What a manifest entry describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EntryKind {
@@ -102,6 +105,8 @@ pub enum Location {
     Local(Vec<u8>),
     /// A path from a peer, relative to the store's jail; resolved beneath it, never outside.
     Jail(Vec<u8>),
+    /// A byte stream of the local user: standard input as a source, standard output as a destination.
+    Stream,
     /// A path in the store's own scratch space, relative to the jail (echo copies); peers cannot name it.
     Scratch(Vec<u8>),
 }
@@ -135,7 +140,7 @@ pub struct SourceEntry {
     pub kind: EntryKind,
     /// Mode and mtime (zero for symlinks' mode).
     pub meta: Meta,
-    /// Bytes (files only).
+    /// Bytes (files only); `UNKNOWN_SIZE` for a stream.
     pub size: u64,
     /// Link target (symlinks only).
     pub target: Vec<u8>,
@@ -273,6 +278,13 @@ pub enum Job {
         /// The bytes.
         data: Bytes,
     },
+    /// A stream being received turned out to have this size. No answer.
+    SetSize {
+        /// The file.
+        file: FileId,
+        /// Bytes in all.
+        bytes: u64,
+    },
     /// All chunks are stored: compare the digest, sync, rename. Answer: `Done::Committed`.
     Commit {
         /// The file.
@@ -305,7 +317,7 @@ pub struct BeginEntry {
     pub kind: EntryKind,
     /// Mode and mtime to set at the end.
     pub meta: Meta,
-    /// Bytes (files only).
+    /// Bytes (files only); `UNKNOWN_SIZE` for a stream.
     pub size: u64,
     /// Plain bytes per chunk (files only).
     pub chunk_size: u32,
@@ -339,6 +351,20 @@ pub enum Done {
         crc32: u32,
         /// The bytes.
         data: Bytes,
+    },
+    /// A stream has ended: it has so many bytes. In place of a chunk that does not exist.
+    StreamEnded {
+        /// The file.
+        file: FileId,
+        /// Bytes in all.
+        bytes: u64,
+    },
+    /// A stream has no whole chunk yet: ask again.
+    StreamWaits {
+        /// The file.
+        file: FileId,
+        /// The chunk.
+        chunk: u64,
     },
     /// SHA-256 of the whole source.
     SourceDigest {

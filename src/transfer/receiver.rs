@@ -4,6 +4,7 @@
 
 use super::job::{
     BeginEntry, ChunkCodec, Dest, Done, EntryKind, FileId, Job, SourceEntry, StoreError, StoreErrorKind,
+    UNKNOWN_SIZE,
 };
 use super::sender::{MAX_STREAMED, MAX_UNRESOLVED};
 use crate::arq::rangeset::RangeSet;
@@ -13,9 +14,11 @@ use crate::wire::message::Message;
 use offers::Offers;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use streams::most_of_stream;
 
 mod assembly;
 mod offers;
+mod streams;
 
 /// Most chunks in assembly at once in one session; a sender holds its chunks in memory too, so an honest one has fewer.
 pub const MAX_OPEN_CHUNKS: usize = 4096;
@@ -68,6 +71,10 @@ struct Incoming {
     wanted_generation: HashMap<u64, u32>,
     digest: Option<[u8; 32]>,
     commit_asked: bool,
+    /// A stream of which the end is not known yet; `size` is then the most that it can have.
+    open_ended: bool,
+    /// The chunk of a stream that came shorter than the others, which can only be its last, and its length.
+    short: Option<(u64, u64)>,
     counted_bytes: u64,
 }
 
@@ -87,6 +94,8 @@ impl Incoming {
             wanted_generation: HashMap::new(),
             digest: None,
             commit_asked: false,
+            open_ended: false,
+            short: None,
             counted_bytes: size,
         }
     }
@@ -256,6 +265,7 @@ impl Receiver {
     pub fn handle_message(&mut self, message: Message) -> Result<(), &'static str> {
         match message {
             Message::Entry(e) => self.on_entry(*e)?,
+            Message::StreamEnd { file, bytes } => self.on_stream_end(file, bytes)?,
             Message::Offer(o) => self.on_offer(*o)?,
             Message::EntryFailed { path, error } => self.events.push_back(Event::EntryFinished {
                 direction: Direction::Receiving,
@@ -323,19 +333,22 @@ impl Receiver {
         let inline_bytes = if chunked { 0 } else { OVERHEAD_BYTES };
         let inline_bytes = inline_bytes + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
         self.inline_bytes += inline_bytes;
-        if e.kind == EntryKind::File {
+        let open_ended = e.size == UNKNOWN_SIZE;
+        if e.kind == EntryKind::File && !open_ended {
             self.counters.bytes_total += e.size;
         }
         let file = e.file;
+        let size = if open_ended { most_of_stream(e.chunk_size) } else { e.size };
         self.entries.insert(
             file.0,
             Incoming {
                 chunk_size: if chunked { e.chunk_size } else { 0 },
                 counted_bytes: 0,
-                ..Incoming::settled_by_store(e.path.clone(), e.kind, e.size, inline_bytes)
+                open_ended,
+                ..Incoming::settled_by_store(e.path.clone(), e.kind, size, inline_bytes)
             },
         );
-        if e.size > self.max_file_bytes {
+        if !open_ended && e.size > self.max_file_bytes {
             let message = format!(
                 "{}: {} bytes are more than this server accepts for one file",
                 String::from_utf8_lossy(&e.path),
@@ -349,7 +362,7 @@ impl Receiver {
                 direction: Direction::Receiving,
                 file,
                 path: e.path.clone(),
-                bytes: e.size,
+                bytes: if open_ended { 0 } else { e.size },
             });
         }
         self.jobs.push_back(Job::Begin(Box::new(e)));
@@ -433,7 +446,7 @@ impl Receiver {
     fn commit_if_whole(&mut self, file: FileId) {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
         let Some(sha256) = e.digest else { return };
-        if e.is_chunked() && !e.commit_asked && e.stored.contains_range(0..e.chunk_count()) {
+        if e.is_chunked() && !e.open_ended && !e.commit_asked && e.stored.contains_range(0..e.chunk_count()) {
             e.commit_asked = true;
             self.jobs.push_back(Job::Commit { file, sha256 });
         }
@@ -453,7 +466,8 @@ impl Receiver {
         self.jobs.retain(|job| {
             !matches!(job, Job::Write { file: f, .. } | Job::WriteEncoded { file: f, .. } | Job::FinishChunk { file: f, .. } if *f == file)
         });
-        self.counters.bytes_done += e.size - e.counted_bytes.min(e.size);
+        let size = if e.open_ended { e.counted_bytes } else { e.size };
+        self.counters.bytes_done += size - e.counted_bytes.min(size);
         if tell {
             self.outbox.push_back(Message::Result { file, result: result.clone() });
         }
@@ -466,7 +480,7 @@ impl Receiver {
             file,
             path: e.path,
             kind: e.kind,
-            bytes: if e.kind == EntryKind::File { e.size } else { 0 },
+            bytes: if e.kind == EntryKind::File { size } else { 0 },
             sha256,
             error,
         });

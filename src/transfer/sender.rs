@@ -5,7 +5,7 @@
 use super::job::{BeginEntry, Meta};
 use super::job::{
     ChunkCodec, Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot,
-    StoreError, StoreErrorKind,
+    StoreError, StoreErrorKind, UNKNOWN_SIZE,
 };
 use crate::arq::rangeset::RangeSet;
 use crate::arq::sent::SegmentRef;
@@ -16,9 +16,11 @@ use bytes::Bytes;
 use offers::{Found, Offers};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use streams::stream_chunks;
 
 mod offers;
 mod segments;
+mod streams;
 
 /// Most entries announced and not yet answered: the manifest's window.
 pub const MAX_UNRESOLVED: usize = 8192;
@@ -68,6 +70,10 @@ struct Chunked {
     /// Chunks that were counted as done: acknowledged, or there already.
     counted: RangeSet,
     finish_asked: bool,
+    /// A stream of which the end is not known: one chunk is asked for at a time.
+    open_ended: bool,
+    /// That one is being waited for.
+    awaited: bool,
     /// Generations of chunks that were asked for again.
     generations: HashMap<u64, u32>,
 }
@@ -313,7 +319,8 @@ impl Sender {
         let is_file = e.kind == EntryKind::File;
         let chunked = is_file && e.inline.is_none() && !self.list_only;
         let weight = 64 + e.path.len() as u64 + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
-        if is_file && !self.list_only {
+        let stream = e.size == UNKNOWN_SIZE;
+        if is_file && !self.list_only && !stream {
             self.counters.bytes_total += e.size;
         }
         if chunked {
@@ -327,12 +334,22 @@ impl Sender {
                 Outgoing {
                     path: e.path.clone(),
                     kind: e.kind,
-                    size: if is_file { e.size } else { 0 },
+                    // A stream's is a multiple of the chunk size until its end: all its chunks are whole ones.
+                    size: match is_file {
+                        true if stream => stream_chunks(self.chunk_size) * u64::from(self.chunk_size),
+                        true => e.size,
+                        false => 0,
+                    },
                     sha256: e.inline.as_ref().map(|i| i.sha256),
                     counted_bytes: 0,
                     offered: None,
                     chunked: chunked.then(|| Chunked {
-                        chunk_count: e.size.div_ceil(self.chunk_size.into()),
+                        chunk_count: match stream {
+                            true => stream_chunks(self.chunk_size),
+                            false => e.size.div_ceil(self.chunk_size.into()),
+                        },
+                        open_ended: stream,
+                        awaited: false,
                         chunk_size: self.chunk_size,
                         next_read: 0,
                         have: RangeSet::new(),
@@ -371,7 +388,7 @@ impl Sender {
             direction: Direction::Sending,
             file,
             path: e.path.clone(),
-            bytes: e.size,
+            bytes: if e.size == UNKNOWN_SIZE { 0 } else { e.size },
         });
     }
 
@@ -398,10 +415,12 @@ impl Sender {
                 let fits = self.held_bytes + u64::from(c.chunk_size) <= self.budget_bytes;
                 let ahead = self.fresh_bytes + self.reads_out as u64 * u64::from(c.chunk_size);
                 let enough = ahead_limit(self.compress, self.shrinks, self.encode, c.chunk_size);
-                if self.reads_out >= MAX_READS || !fits && self.held_bytes > 0 || ahead >= enough {
+                let waits = c.open_ended && c.awaited;
+                if waits || self.reads_out >= MAX_READS || !fits && self.held_bytes > 0 || ahead >= enough {
                     return;
                 }
                 c.next_read = gap.start + 1;
+                c.awaited = true;
                 self.reads_out += 1;
                 self.held_bytes += u64::from(c.chunk_size);
                 self.jobs.push_back(Job::ReadChunk { file, chunk: gap.start, budget: self.encode });
@@ -453,6 +472,8 @@ impl Sender {
                     self.resolve(file, Err(error));
                 }
             }
+            Done::StreamEnded { file, bytes } => self.on_stream_end(file, bytes),
+            Done::StreamWaits { file, chunk } => self.on_stream_wait(file, chunk),
             Done::SourceHashed { file, result } => self.on_hashed(file, result),
             Done::Found { file, result } => self.offers.on_found(file, result),
             _ => {}
@@ -461,7 +482,7 @@ impl Sender {
 
     fn on_chunk(&mut self, mut c: SendChunk) {
         self.reads_out = self.reads_out.saturating_sub(1);
-        let Some(f) = self.unresolved.get(&c.file.0).and_then(|o| o.chunked.as_ref()) else {
+        let Some(f) = self.unresolved.get_mut(&c.file.0).and_then(|o| o.chunked.as_mut()) else {
             self.held_bytes = self.held_bytes.saturating_sub(self.chunk_size.into());
             return;
         };
@@ -469,6 +490,10 @@ impl Sender {
         self.held_bytes = self.held_bytes.saturating_sub(f.chunk_size.into());
         if f.have.contains(c.chunk) {
             return;
+        }
+        f.awaited = false;
+        if f.open_ended {
+            self.counters.bytes_total += u64::from(c.plain_bytes);
         }
         c.generation = f.generations.get(&c.chunk).copied().unwrap_or(0);
         self.held_bytes += c.data.len() as u64;
@@ -581,7 +606,9 @@ impl Sender {
             self.release_where(file, |_| true);
             self.jobs.push_back(Job::CloseSource { file });
         }
-        self.counters.bytes_done += o.size - o.counted_bytes.min(o.size);
+        let open_ended = o.chunked.as_ref().is_some_and(|c| c.open_ended);
+        let size = if open_ended { o.counted_bytes } else { o.size };
+        self.counters.bytes_done += size - o.counted_bytes.min(size);
         let error = match result {
             Err(e) => Some(e),
             Ok(theirs) if o.kind == EntryKind::File && theirs != o.sha256 => Some(StoreError {
@@ -598,7 +625,7 @@ impl Sender {
             file,
             path: o.path,
             kind: o.kind,
-            bytes: o.size,
+            bytes: size,
             sha256: o.sha256,
             error,
         });

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::transfer::job::{
     BeginEntry, Compression, EntryKind, FileId, Inline, MAX_ZSTD_LEVEL, Meta, Overwrite, StoreError,
-    StoreErrorKind,
+    StoreErrorKind, UNKNOWN_SIZE,
 };
 use crate::transfer::sync::{Offer, SyncOptions};
 use crate::transfer::{MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, Request};
@@ -30,6 +30,7 @@ const OPTIONS: u64 = 11;
 const OFFER: u64 = 12;
 const UNCHANGED: u64 = 13;
 const WANT: u64 = 14;
+const STREAM_END: u64 = 15;
 /// A GET's compression byte above this is a zstd level plus this.
 const ZSTD_BASE: u8 = 2;
 /// From here on, unknown messages are skipped.
@@ -101,6 +102,13 @@ pub enum Message {
     Unchanged(Vec<Range<u64>>),
     /// Receiver to sender: these offered files are wanted (feature bit 1).
     Want(Vec<Range<u64>>),
+    /// Sender to receiver: a stream has ended (feature bit 2).
+    StreamEnd {
+        /// Which file.
+        file: FileId,
+        /// Its size.
+        bytes: u64,
+    },
 }
 
 fn put_error(out: &mut Vec<u8>, e: &StoreError) {
@@ -222,8 +230,12 @@ fn put_entry(out: &mut Vec<u8>, e: &BeginEntry) {
     put_varint(out, e.meta.mtime_ns.into());
     match e.kind {
         EntryKind::File => {
-            put_varint(out, e.size);
+            put_varint(out, if e.size == UNKNOWN_SIZE { 0 } else { e.size });
             match &e.inline {
+                None if e.size == UNKNOWN_SIZE => {
+                    out.push(2);
+                    put_varint(out, e.chunk_size.into());
+                }
                 Some(i) => {
                     out.push(1);
                     out.extend_from_slice(&i.data);
@@ -269,6 +281,10 @@ fn read_entry(r: &mut Reader<'_>) -> Result<BeginEntry, WireError> {
                     let data = Bytes::copy_from_slice(r.take(e.size as usize)?);
                     e.inline = Some(Inline { data, sha256: r.array()? });
                 }
+                2 if e.size == 0 => {
+                    e.size = UNKNOWN_SIZE;
+                    e.chunk_size = read_chunk_size(r)?;
+                }
                 _ => return Err(WireError::Bounds("inline")),
             }
         }
@@ -305,6 +321,7 @@ impl Message {
             Self::Offer(_) => OFFER,
             Self::Unchanged(_) => UNCHANGED,
             Self::Want(_) => WANT,
+            Self::StreamEnd { .. } => STREAM_END,
         }
     }
 
@@ -349,6 +366,10 @@ impl Message {
             Self::Options(o) => put_options(scratch, o),
             Self::Offer(o) => put_offer(scratch, o),
             Self::Unchanged(ranges) | Self::Want(ranges) => put_ranges(scratch, ranges),
+            Self::StreamEnd { file, bytes } => {
+                put_varint(scratch, file.0);
+                put_varint(scratch, *bytes);
+            }
         }
         put_varint(out, self.kind());
         put_bytes(out, scratch);
@@ -388,6 +409,9 @@ impl Message {
             OFFER => Self::Offer(Box::new(read_offer(&mut b)?)),
             UNCHANGED => Self::Unchanged(read_ranges(&mut b)?),
             WANT => Self::Want(read_ranges(&mut b)?),
+            STREAM_END => {
+                Self::StreamEnd { file: file(&mut b)?, bytes: b.varint_max(MAX_FILE_BYTES, "size")? }
+            }
             k if k >= FIRST_EXTENSION => return Ok(Some((None, used))),
             k => return Err(WireError::UnknownType(k)),
         };

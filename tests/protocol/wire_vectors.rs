@@ -177,6 +177,11 @@ fn transfer_messages() -> Vec<(&'static str, Message)> {
     let mut link = entry(3, b"dir/link", EntryKind::Symlink);
     (link.target, link.meta.mode) = (b"../elsewhere".to_vec(), 0);
     let end = BeginEntry { file: FileId(4), kind: EntryKind::DirEnd, ..dir.clone() };
+    let stream = BeginEntry {
+        size: fulmar::transfer::job::UNKNOWN_SIZE,
+        chunk_size: DEFAULT_CHUNK_SIZE,
+        ..entry(5, b"x.tar", EntryKind::File)
+    };
     let file_id = FileId(1);
     let offer = Offer {
         file: FileId(7),
@@ -192,6 +197,8 @@ fn transfer_messages() -> Vec<(&'static str, Message)> {
         ("ENTRY: file with contents", entry_of(small)),
         ("ENTRY: symbolic link", entry_of(link)),
         ("ENTRY: end of directory", entry_of(end)),
+        ("ENTRY: stream", entry_of(stream)),
+        ("STREAM_END", Message::StreamEnd { file: FileId(5), bytes: 1 << 33 }),
         (
             "ENTRY_FAILED",
             Message::EntryFailed {

@@ -11,6 +11,7 @@ mod interrupted;
 mod keys;
 mod names;
 mod output;
+mod pipes;
 mod rules;
 mod serving;
 mod support;

@@ -21,7 +21,11 @@ fn a_second_update_sends_nothing_and_a_third_what_changed() {
     tree(&lab);
     for (get, checksum) in [(false, false), (true, false), (false, true)] {
         let server = lab.serve(&[]);
-        let (from, to) = if get { (server.at("tree"), "back/".to_owned()) } else { ("tree".into(), server.address.clone()) };
+        let (from, to) = if get {
+            (server.at("tree"), "back/".to_owned())
+        } else {
+            ("tree".into(), server.address.clone())
+        };
         let command = if get { "get" } else { "put" };
         let option = if checksum { "--checksum" } else { "--update" };
         let again = || lab.json(&[command, option, &from, &to], 0);
@@ -38,7 +42,8 @@ fn a_second_update_sends_nothing_and_a_third_what_changed() {
         let source = if get { "drop/tree" } else { "tree" };
         lab.write(format!("{source}/f3"), "other");
         lab.write(format!("{source}/sub/new"), noise(1, 40_000));
-        fs::set_permissions(lab.path(format!("{source}/f9")), fs::Permissions::from_mode(0o600)).expect("set");
+        fs::set_permissions(lab.path(format!("{source}/f9")), fs::Permissions::from_mode(0o600))
+            .expect("set");
         let third = again();
         assert_eq!((&third["files_ok"], &third["files_unchanged"]), (&2.into(), &302.into()), "{third}");
         let there = if get { "back/tree" } else { "drop/tree" };

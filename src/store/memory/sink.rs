@@ -11,8 +11,9 @@ use crate::store::error::{busy, digest_mismatch, exists, forbidden, refuse, wron
 use crate::store::names::{is_below, join, split_first};
 use crate::transfer::job::{
     BeginEntry, ChunkCodec, Dest, Done, EntryKind, FileId, Location, Meta, Overwrite, StoreError,
-    StoreErrorKind,
+    StoreErrorKind, UNKNOWN_SIZE,
 };
+use crate::wire::MAX_FILE_BYTES;
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -36,6 +37,8 @@ pub(super) struct Sink {
     received: Received,
     meta: Meta,
     overwrite: Overwrite,
+    /// It began with an unknown size.
+    stream: bool,
 }
 
 #[derive(Debug)]
@@ -183,7 +186,10 @@ impl MemoryStore {
         if entry.chunk_size == 0 {
             return Err(forbidden(&entry.path, "was announced with chunks of zero bytes"));
         }
-        let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
+        let stream = entry.size == UNKNOWN_SIZE;
+        let most = MAX_FILE_BYTES / u64::from(entry.chunk_size) * u64::from(entry.chunk_size);
+        let size = if stream { most } else { entry.size };
+        let layout = Layout { size, chunk_size: entry.chunk_size };
         let holder = self.sessions.iter().find_map(|(session, state)| {
             let file = state.receiving.sinks.iter().find(|(_, sink)| sink.place == place);
             file.map(|(file, sink)| (*session, *file, is_same_source(sink, layout, &entry.meta)))
@@ -198,9 +204,8 @@ impl MemoryStore {
                 self.keep_partial(sink);
             }
         }
-        if entry.size > self.capacity_bytes {
-            let why = "there is not enough space on the disk; free some and run the command again";
-            return Err(refuse(StoreErrorKind::NoSpace, &entry.path, why));
+        if !stream && entry.size > self.capacity_bytes {
+            return Err(full(&entry.path));
         }
         let kept = self.partials.remove(&place).filter(|p| {
             let time = |m: &Meta| (m.mtime_s, m.mtime_ns);
@@ -209,11 +214,12 @@ impl MemoryStore {
         });
         let (data, whole) = match kept {
             Some(partial) => (partial.data, partial.whole),
+            None if stream => (Vec::new(), RangeSet::default()),
             None => (vec![0; entry.size as usize], RangeSet::default()),
         };
         let have = whole.ranges().to_vec();
         let received = Received::new(layout, whole);
-        let sink = Sink { place, shown: entry.path, data, received, meta: entry.meta, overwrite };
+        let sink = Sink { place, shown: entry.path, data, received, meta: entry.meta, overwrite, stream };
         self.receiving(session).sinks.insert(entry.file, sink);
         Ok(Begun::Open(have))
     }
@@ -260,7 +266,11 @@ impl MemoryStore {
         if let Err(error) = self.spend(&shown, data.len() as u64) {
             return self.fail(session, file, error, out);
         }
+        let capacity = self.capacity_bytes;
         let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
+        if !sink.reach(end, capacity) {
+            return self.fail(session, file, full(&shown), out);
+        }
         let chunk_size = u64::from(sink.received.layout.chunk_size);
         let mut at = offset;
         while at < end {
@@ -333,6 +343,11 @@ impl MemoryStore {
         let Some(plain) = plain else {
             return out(Done::ChunkStored { file, chunk, ok: false });
         };
+        let capacity = self.capacity_bytes;
+        let reached = self.receiving(session).sinks.get_mut(&file);
+        if !reached.is_some_and(|sink| sink.reach(range.end as u64, capacity)) {
+            return self.fail(session, file, full(&shown), out);
+        }
         if let Err(error) = self.spend(&shown, plain.len() as u64) {
             return self.fail(session, file, error, out);
         }
@@ -374,8 +389,16 @@ impl MemoryStore {
         self.release_ends(session, out);
     }
 
+    /// A stream has ended: what it was given beyond is cut off.
+    pub(super) fn set_size(&mut self, session: SessionKey, file: FileId, bytes: u64) {
+        if let Some(sink) = self.receiving(session).sinks.get_mut(&file) {
+            sink.received.layout.size = bytes;
+            sink.data.resize(bytes as usize, 0);
+        }
+    }
+
     pub(super) fn keep_partial(&mut self, sink: Sink) {
-        if sink.place.starts_with(SCRATCH_DIR) {
+        if sink.place.starts_with(SCRATCH_DIR) || sink.stream {
             return;
         }
         let whole = sink.received.whole().clone();
@@ -422,7 +445,20 @@ impl MemoryStore {
     }
 }
 
+fn full(shown: &[u8]) -> StoreError {
+    let why = "there is not enough space on the disk; free some and run the command again";
+    refuse(StoreErrorKind::NoSpace, shown, why)
+}
+
 impl Sink {
+    /// A stream grows with what comes. False: beyond what there is room for.
+    fn reach(&mut self, end: u64, capacity: u64) -> bool {
+        if self.stream && end <= capacity && (self.data.len() as u64) < end {
+            self.data.resize(end as usize, 0);
+        }
+        !self.stream || end <= capacity
+    }
+
     fn store(&mut self, chunk: u64, range: Range<usize>) {
         let data = &self.data;
         let read = |offset: u64, len: usize, buffer: &mut Vec<u8>| {

@@ -9,7 +9,7 @@ use crate::store::error::{refuse, source_changed};
 use crate::store::names::{HIDDEN_PREFIX, check_relative, join, split_last};
 use crate::transfer::job::{
     Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Inline, Location, Meta, SourceEntry,
-    SourceRoot, StoreError, StoreErrorKind,
+    SourceRoot, StoreError, StoreErrorKind, UNKNOWN_SIZE,
 };
 use bytes::Bytes;
 use std::ops::Bound;
@@ -22,6 +22,20 @@ pub(super) struct Source {
     meta: Meta,
     compress: Compression,
     pub(super) digest: Sequential,
+    /// A stream; whether it had nothing to give the last time.
+    stream: Option<bool>,
+}
+
+impl Source {
+    /// Of a stream: its bytes, and whether it makes its reader wait this time.
+    fn stream_state(&mut self, tree: &Nodes) -> Option<(u64, bool)> {
+        let waits = self.stream.as_mut()?;
+        *waits = !*waits;
+        match tree.get(&key(&self.tree_path)) {
+            Some(Node::File(content, _)) => Some((content.size(), *waits)),
+            _ => Some((0, *waits)),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +71,8 @@ impl Sending {
         let shown = join(&root.name, &below);
         let layout = Layout { size, chunk_size: chunk_size.max(1) };
         let digest = Sequential::default();
-        self.sources.insert(file, Source { tree_path, shown, layout, meta, compress, digest });
+        let stream = (size == UNKNOWN_SIZE).then_some(false);
+        self.sources.insert(file, Source { tree_path, shown, layout, meta, compress, digest, stream });
     }
 
     pub(super) fn close(&mut self, file: FileId) {
@@ -85,7 +100,9 @@ impl MemoryStore {
                 match walk.first(&root.location, tree.get(&base_key)) {
                     Ok(is_dir) => {
                         sending.from = Some(Bound::Excluded(base_key.clone()));
-                        if !(is_dir && (list_only || root.name.is_empty())) {
+                        if root.location == Location::Stream {
+                            entries.push(Ok(walk.stream_entry()));
+                        } else if !(is_dir && (list_only || root.name.is_empty())) {
                             let node = tree
                                 .get(&base_key)
                                 .unwrap_or(&Node::Dir(Meta { mode: 0o755, ..Meta::default() }))
@@ -143,11 +160,26 @@ impl MemoryStore {
     ) {
         let state = self.sessions.entry(session).or_default();
         let Some(source) = state.sending.sources.get_mut(&file) else { return };
+        let mut compress = source.compress;
+        if let Some((bytes, waits)) = source.stream_state(&self.tree.0) {
+            let at = chunk * u64::from(source.layout.chunk_size);
+            // As a pipe does: nothing is there at first, every second time.
+            if waits && chunk % 2 == 1 {
+                return out(Done::StreamWaits { file, chunk });
+            }
+            if at >= bytes {
+                source.layout.size = bytes;
+                return out(Done::StreamEnded { file, bytes });
+            }
+            if bytes - at < u64::from(source.layout.chunk_size) {
+                compress = Compression::None;
+            }
+        }
         match read(&self.tree.0, source, chunk) {
             Ok(plain) => {
                 source.digest.take(chunk, &plain);
                 let plain_bytes = plain.len() as u32;
-                let encoded = self.encoder.encode(plain, source.compress, budget, 1);
+                let encoded = self.encoder.encode(plain, compress, budget, 1);
                 let (codec, crc32, data) = (encoded.codec, encoded.crc32, encoded.data);
                 out(Done::Chunk { file, chunk, codec, plain_bytes, crc32, data });
             }
@@ -185,8 +217,9 @@ type Nodes = std::collections::BTreeMap<Vec<u8>, Node>;
 fn node_of<'a>(tree: &'a Nodes, source: &Source) -> Result<&'a Content, StoreError> {
     match tree.get(&key(&source.tree_path)) {
         Some(Node::File(content, meta)) => {
-            let same = content.size() == source.layout.size
-                && (meta.mtime_s, meta.mtime_ns) == (source.meta.mtime_s, source.meta.mtime_ns);
+            let same = source.stream.is_some()
+                || content.size() == source.layout.size
+                    && (meta.mtime_s, meta.mtime_ns) == (source.meta.mtime_s, source.meta.mtime_ns);
             if same { Ok(content) } else { Err(source_changed(&source.shown)) }
         }
         Some(_) => Err(source_changed(&source.shown)),
@@ -241,6 +274,12 @@ impl Walk<'_> {
     fn below(&self, found: &[u8]) -> Vec<u8> {
         let skip = if self.base.is_empty() { 0 } else { self.base.len() + 1 };
         path_of(found.get(skip..).unwrap_or_default())
+    }
+
+    fn stream_entry(&self) -> SourceEntry {
+        let meta = Meta { mode: 0o644, ..Meta::default() };
+        let node = Node::File(Content::Bytes(Bytes::new()), meta);
+        SourceEntry { size: UNKNOWN_SIZE, inline: None, ..self.entry(b"", &node, EntryKind::File, true) }
     }
 
     pub(super) fn entry(&self, below: &[u8], node: &Node, kind: EntryKind, list_only: bool) -> SourceEntry {

@@ -87,10 +87,18 @@ impl Receiver {
             return Accept::Yes;
         }
         let plain = e.plain_bytes(s.chunk);
-        let total = s.encoded.map_or(plain, |(_, n)| n.into());
         let end = u64::from(s.offset) + s.data.len() as u64;
+        let total = match s.encoded {
+            Some((_, n)) => n.into(),
+            None if e.open_ended => e.stream_chunk_bytes(s.chunk, end, s.crc32.is_some()),
+            None => plain,
+        };
         if end > total || total > plain || (end == total) != s.crc32.is_some() {
             return Accept::Violation("a segment that does not fit its chunk");
+        }
+        if e.open_ended && s.chunk * u64::from(e.chunk_size) >= self.max_file_bytes {
+            self.refuse_stream(file);
+            return Accept::Yes;
         }
         if s.encoded.is_none() && self.jobs.len() >= MAX_JOBS {
             return Accept::NotNow;
@@ -145,7 +153,9 @@ impl Receiver {
         if fresh && !raw {
             a.data[range.start as usize..range.end as usize].copy_from_slice(s.data);
         }
-        let whole = a.received.contains_range(0..total);
+        // The last chunk of a stream waits until the store knows that it is one.
+        let ends_stream = e.open_ended && e.short.is_some_and(|(chunk, _)| chunk == s.chunk);
+        let whole = a.received.contains_range(0..total) && !ends_stream;
         let file_offset = s.chunk * u64::from(e.chunk_size) + range.start;
         if fresh && raw {
             self.queue_write(file, file_offset, s.data);
@@ -156,7 +166,7 @@ impl Receiver {
         Accept::Yes
     }
 
-    fn finish_chunk(&mut self, file: FileId, chunk: u64) {
+    pub(super) fn finish_chunk(&mut self, file: FileId, chunk: u64) {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
         let Some(a) = e.open.remove(&chunk) else { return };
         self.open_chunks -= 1;
