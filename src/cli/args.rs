@@ -41,7 +41,8 @@ Exit codes:
   143  ended by SIGTERM (serve: 0)
 With several files the others go on when one fails; the highest code wins.
 
-Environment: FULMAR_KEY_FILE (see above), RUST_LOG (as in fulmar=debug).";
+Environment: FULMAR_KEY_FILE (see above); every other option likewise, as in
+FULMAR_LIMIT=20mbit; FULMAR_CONFIG (see fulmar config --help); RUST_LOG.";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
@@ -140,6 +141,30 @@ Examples:
 The key has 256 random bits, written as 64 hexadecimal digits. An existing file
 is never overwritten.";
 
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  fulmar config show                     of put
+  fulmar config show serve
+  fulmar config show put big.iso lab     with what [host.lab] says
+  fulmar config show --json get --limit 1mbit lab/x .
+
+The file is $XDG_CONFIG_HOME/fulmar/config.toml (~/.config by default), or the
+one that FULMAR_CONFIG names:
+
+  [defaults]                      # put, get, ls, echo, cp
+  limit = \"20mbit\"
+  exclude = [\"*.o\", \"*.tmp\"]
+
+  [serve]                         # one command
+  max-sessions = 50
+
+  [host.lab]                      # fulmar put x lab
+  address = \"lab.example.org:9000\"
+  key-file = \"~/lab.key\"
+
+Every option has a variable too: --chunk-size is FULMAR_CHUNK_SIZE. The command
+line wins over the variable, then come host, command and defaults.";
+
 /// fulmar moves files over UDP across links that lose, corrupt, delay and reorder packets, at the speed of the link.
 #[derive(Debug, Parser)]
 #[command(name = "fulmar", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
@@ -176,6 +201,9 @@ pub enum Command {
     /// Make a key that both sides can use
     #[command(after_help = KEYGEN_EXAMPLES)]
     Keygen(KeygenArgs),
+    /// Say which value every option has, and where it comes from
+    #[command(after_help = CONFIG_EXAMPLES)]
+    Config(super::config::show::ConfigArgs),
 }
 
 /// Where the shared secret comes from.

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod bench;
 pub mod client;
+pub mod config;
 pub mod demo;
 pub mod echo;
 pub mod exit;
@@ -31,7 +32,7 @@ use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 8] = ["bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 9] = ["config", "bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
@@ -45,6 +46,7 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Keygen(args) => keygen::run(args),
+            Self::Config(args) => config::show::run(args),
         }
     }
 
@@ -59,12 +61,13 @@ impl Command {
             Self::Demo(_) => "demo",
             Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
+            Self::Config(_) => "config",
         }
     }
 
     fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Serve(_) | Self::Keygen(_) => None,
+            Self::Serve(_) | Self::Keygen(_) | Self::Config(_) => None,
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
             Self::Ls(args) => Some(&args.output),
@@ -121,4 +124,16 @@ pub fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
         json::print_failure(name.unwrap_or("fulmar"), &message, exit::USAGE);
     }
     exit::USAGE
+}
+
+/// A setting beside the command line that cannot be used. Returns the exit code.
+pub fn refuse_layer(failure: &Failure, arguments: &[OsString]) -> u8 {
+    exit::complain(&failure.message);
+    let options: Vec<&str> =
+        arguments.iter().skip(1).take_while(|a| *a != "--").filter_map(|a| a.to_str()).collect();
+    if options.contains(&"--json") {
+        let name = NAMES.iter().copied().find(|name| options.contains(name)).unwrap_or("fulmar");
+        json::print_failure(name, &failure.message, failure.exit_code);
+    }
+    failure.exit_code
 }

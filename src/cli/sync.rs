@@ -5,8 +5,9 @@
 use super::args::OverwriteArgs;
 use super::exit::Failure;
 use super::options;
+use crate::transfer::filter::Filter;
 use crate::transfer::job::Overwrite;
-use crate::transfer::sync::{Compare, SyncOptions};
+use crate::transfer::sync::{Compare, MAX_PATTERN_BYTES, MAX_PATTERNS, Pattern, PatternKind, SyncOptions};
 use clap::Args;
 
 /// Comparing first.
@@ -22,6 +23,15 @@ pub struct SyncArgs {
     /// Change nothing on either side; list what would be done
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Leave out what matches (*.o, build/, /top: the syntax of .gitignore); repeatable
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Take what matches although an --exclude does too; without any --exclude, only files that match; repeatable
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Obey the files of this name in the tree, such as .gitignore or .fulmarignore; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub ignore_file: Vec<String>,
 }
 
 /// What the options ask of the engine, and what becomes of existing files. `--update` replaces what differs, unless
@@ -34,7 +44,23 @@ pub fn options(sync: &SyncArgs, overwrite: &OverwriteArgs) -> Result<(SyncOption
     };
     let given = options::overwrite(overwrite)?;
     let implied = compare.is_some() && overwrite.overwrite.is_none();
-    let options = SyncOptions { compare, dry_run: sync.dry_run, ..SyncOptions::default() };
+    let lists = [
+        (PatternKind::Exclude, &sync.exclude),
+        (PatternKind::Include, &sync.include),
+        (PatternKind::IgnoreFile, &sync.ignore_file),
+    ];
+    let pattern = |kind, text: &String| Pattern { kind, text: text.as_bytes().to_vec() };
+    let patterns: Vec<Pattern> =
+        lists.iter().flat_map(|(kind, list)| list.iter().map(|text| pattern(*kind, text))).collect();
+    if patterns.len() > MAX_PATTERNS || patterns.iter().any(|p| p.text.len() > MAX_PATTERN_BYTES) {
+        return Err(Failure::usage(format!(
+            "--exclude, --include, --ignore-file: at most {MAX_PATTERNS} patterns of {MAX_PATTERN_BYTES} bytes; \
+             put longer lists into an ignore file"
+        )));
+    }
+    Filter::new(&patterns)
+        .map_err(|why| Failure::usage(format!("--exclude, --include, --ignore-file: {why}")))?;
+    let options = SyncOptions { compare, dry_run: sync.dry_run, patterns, ..SyncOptions::default() };
     Ok((options, if implied { Overwrite::Always } else { given }))
 }
 

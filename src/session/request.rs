@@ -5,6 +5,7 @@
 use super::event::{CloseReason, Direction, Event};
 use super::{MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::transfer::Request;
+use crate::transfer::filter::Filter;
 use crate::transfer::job::{
     Compression, Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind,
 };
@@ -22,7 +23,8 @@ impl Session {
     pub(super) fn start_request(&mut self, request: Request, roots: Vec<SourceRoot>, dest: Option<Dest>) {
         // A wish that only some servers understand waits for the Reply; nothing else is in the stream before.
         let options = self.config.sync.clone();
-        self.request_held = !options.is_default()
+        let told = options.told(matches!(request, Request::Put { .. }));
+        self.request_held = !told.is_default()
             || sends_stream(&roots)
             || matches!(request, Request::Get { compress: Compression::Zstd(_), .. });
         if !self.request_held {
@@ -80,7 +82,7 @@ impl Session {
                         it up to date, or write to a file first and send that";
             return self.close(now, CloseReason::Refused(text.into()));
         }
-        let options = self.config.sync.clone();
+        let options = self.config.sync.told(matches!(request, Request::Put { .. }));
         if !options.is_default() {
             if features & FEATURE_SYNC == 0 {
                 let text = "the server is of an older version, which cannot compare, leave out or only tell what \
@@ -192,6 +194,10 @@ impl Session {
                 Request::Get { .. } => true,
                 _ => return Err("options with a request that has none"),
             };
+            if let Err(why) = Filter::new(&options.patterns) {
+                self.refuse(now, StoreErrorKind::Limit, &why);
+                return Ok(());
+            }
             self.set_options(&options, sending);
         }
         if writes && !config.allow_writes {

@@ -18,6 +18,7 @@ use super::walk::{Places, Walk};
 use super::{SessionKey, Store, may_begin_session};
 use crate::codec::chunk::Encoder;
 use crate::transfer::MAX_CHUNK_SIZE;
+use crate::transfer::filter::Filter;
 use crate::transfer::job::{
     BeginEntry, Dest, Done, EncodeBudget, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
     UNKNOWN_SIZE,
@@ -191,7 +192,12 @@ impl Store for FileStore {
                 let result = self.find_entry(session, (root, below), inline_max_bytes);
                 done.push((session, Done::Found { file, result }));
             }
-            Job::SetOptions(options) => self.session(session).options = *options,
+            Job::SetOptions(options) => {
+                let state = self.session(session);
+                // It has been compiled before, by whoever asked for it; nothing is sent if it cannot be.
+                state.walk.set_filter(Filter::new(&options.patterns));
+                state.options = *options;
+            }
             Job::Offer(offer) => self.offer(session, *offer, done),
             Job::Compare { file } => self.compare(session, file, done),
             Job::CloseSource { file } => {

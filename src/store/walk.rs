@@ -11,6 +11,7 @@ use super::jail::{DirHandle, Jail, as_path, file_type, meta_of, retry};
 use super::names::{HIDDEN_PREFIX, check_relative, join, split_last};
 use super::scratch::Scratch;
 use super::sink::read_exact_at;
+use crate::transfer::filter::{Filter, IgnoreFile, MAX_IGNORE_FILE_BYTES};
 use crate::transfer::job::{
     EntryError, EntryKind, Inline, Location, Meta, SourceEntry, SourceRoot, StoreError, StoreErrorKind,
     UNKNOWN_SIZE,
@@ -32,6 +33,8 @@ const OPEN_FRAMES: usize = 8;
 const OPEN_ROOTS: usize = 2;
 /// Bytes of small files after which an answer goes out, however few entries it has.
 const INLINE_BYTES_AT_ONCE: u64 = 4 << 20;
+/// Entries looked at for one answer, however many of them are left out.
+const LOOKS_AT_ONCE: usize = 4096;
 /// How often a small file is read again when it changes meanwhile.
 const READ_ATTEMPTS: usize = 3;
 const DOING: &str = "cannot be read";
@@ -67,6 +70,8 @@ struct Frame {
     names: Vec<Vec<u8>>,
     /// The rest of a very large directory.
     more: Option<rustix::fs::Dir>,
+    /// Ignore files that hold here, with their directories below the root; the outermost first.
+    ignores: Vec<(Vec<u8>, Arc<IgnoreFile>)>,
     meta: Meta,
 }
 
@@ -78,11 +83,22 @@ pub(crate) struct Walk {
     at: usize,
     stack: Vec<Frame>,
     open_roots: VecDeque<usize>,
+    filter: Filter,
+    /// Patterns that cannot be read: nothing is found, so that nothing is sent by mistake.
+    bad_filter: Option<String>,
     /// The directory of the file opened last.
     last_parent: Option<(u32, Vec<u8>, Arc<DirHandle>)>,
 }
 
 impl Walk {
+    /// What is left out.
+    pub(crate) fn set_filter(&mut self, filter: Result<Filter, String>) {
+        match filter {
+            Ok(filter) => self.filter = filter,
+            Err(why) => self.bad_filter = Some(why),
+        }
+    }
+
     /// Adds a root.
     pub(crate) fn add_root(&mut self, spec: SourceRoot) {
         self.roots.push(Root { spec, dir: None });
@@ -108,9 +124,10 @@ impl Walk {
         list_only: bool,
     ) -> Found {
         let mut found = Vec::new();
-        let mut inline_bytes = 0;
+        let (mut inline_bytes, mut looks) = (0, 0);
         let inline_max = if list_only { None } else { Some(inline_max_bytes) };
-        while found.len() < max && inline_bytes < INLINE_BYTES_AT_ONCE {
+        while found.len() < max && inline_bytes < INLINE_BYTES_AT_ONCE && looks < LOOKS_AT_ONCE {
+            looks += 1;
             let step = if let Some(frame) = self.stack.last_mut() {
                 match frame.next_name() {
                     Ok(Some(name)) => self.visit(places, &name, inline_max),
@@ -141,6 +158,11 @@ impl Walk {
     ) -> Option<Result<SourceEntry, EntryError>> {
         let at = self.at;
         let spec = &self.roots[at].spec;
+        if let Some(why) = &self.bad_filter {
+            self.at += 1;
+            let path = spec.name.clone();
+            return Some(Err(EntryError { error: refuse(StoreErrorKind::Forbidden, &path, why), path }));
+        }
         let mut path = spec.name.clone();
         if path.is_empty() {
             path = split_last(location_path(&spec.location)).1.to_vec();
@@ -163,11 +185,14 @@ impl Walk {
             }
             Ok(Opened::Dir(dir)) => {
                 self.keep_root(at, &dir);
-                let (meta, frame) = match Frame::open(dir, Vec::new()) {
+                let opened = Frame::open(dir, Vec::new())
+                    .map_err(|e| from_io(&shown, DOING, &e))
+                    .and_then(|frame| frame.with_ignores(&self.filter, &[], &shown));
+                let (meta, frame) = match opened {
                     Ok(frame) => (frame.meta, frame),
-                    Err(e) => {
+                    Err(error) => {
                         self.at += 1;
-                        return Some(Err(EntryError { error: from_io(&shown, DOING, &e), path: shown }));
+                        return Some(Err(EntryError { error, path: shown }));
                     }
                 };
                 self.stack.push(frame);
@@ -211,7 +236,7 @@ impl Walk {
         let path = join(&self.roots[self.at].spec.name, &below);
         let found =
             self.inner_dir(places, &path).and_then(|dir| self.look(&dir, name, &below, &path, inline));
-        Some(found.map_err(|error| EntryError { path, error }))
+        found.map_err(|error| EntryError { path, error }).transpose()
     }
 
     fn look(
@@ -221,21 +246,27 @@ impl Walk {
         below: &[u8],
         path: &[u8],
         inline: Option<u64>,
-    ) -> Result<SourceEntry, StoreError> {
+    ) -> Result<Option<SourceEntry>, StoreError> {
         let fail = |e: io::Error| from_io(path, DOING, &e);
         let stat = dir.stat(name).map_err(fail)?;
         let root = self.at as u32;
         let meta = meta_of(&stat);
+        if !self.filter.is_empty() && self.leaves_out(below, file_type(&stat) == FileType::Directory) {
+            return Ok(None);
+        }
         match file_type(&stat) {
             FileType::Directory => {
                 if inline.is_some() {
                     let child = Arc::new(dir.open_dir(name).map_err(fail)?);
-                    self.stack.push(Frame::open(child, below.to_vec()).map_err(fail)?);
+                    let frame = Frame::open(child, below.to_vec()).map_err(fail)?;
+                    let above = self.stack.last().map_or(&[][..], |frame| &frame.ignores);
+                    let frame = frame.with_ignores(&self.filter, above, path)?;
+                    self.stack.push(frame);
                     if let Some(outer) = self.stack.len().checked_sub(OPEN_FRAMES + 1) {
                         self.stack[outer].dir = None;
                     }
                 }
-                Ok(entry(root, below.to_vec(), path.to_vec(), EntryKind::Dir, meta))
+                Ok(Some(entry(root, below.to_vec(), path.to_vec(), EntryKind::Dir, meta)))
             }
             FileType::RegularFile => {
                 let mut entry = entry(root, below.to_vec(), path.to_vec(), EntryKind::File, meta);
@@ -243,17 +274,24 @@ impl Walk {
                 if inline.is_some_and(|max| entry.size <= max) {
                     read_inline(&dir.open_file(name).map_err(fail)?, &mut entry, inline.unwrap_or(0))?;
                 }
-                Ok(entry)
+                Ok(Some(entry))
             }
             FileType::Symlink => {
                 let target = retry(|| rustix::fs::readlinkat(dir, name, Vec::new())).map_err(fail)?;
                 let meta = Meta { mode: 0, ..meta };
                 let mut entry = entry(root, below.to_vec(), path.to_vec(), EntryKind::Symlink, meta);
                 entry.target = target.into_bytes();
-                Ok(entry)
+                Ok(Some(entry))
             }
             _ => Err(special(path)),
         }
+    }
+
+    fn leaves_out(&self, below: &[u8], is_dir: bool) -> bool {
+        let ignores = self.stack.last().map_or(&[][..], |frame| &frame.ignores);
+        let ignores: Vec<(&[u8], &IgnoreFile)> =
+            ignores.iter().map(|(dir, file)| (dir.as_slice(), &**file)).collect();
+        self.filter.leaves_out(below, is_dir, &ignores)
     }
 
     /// The innermost directory, opened again if its handle was given up.
@@ -359,10 +397,41 @@ impl Frame {
             more: Some(rustix::fs::Dir::read_from(&dir)?),
             dir: Some(dir),
             names: Vec::new(),
+            ignores: Vec::new(),
             meta,
         };
         frame.refill()?;
         Ok(frame)
+    }
+
+    /// Adds the ignore files in this directory to those above it.
+    fn with_ignores(
+        mut self,
+        filter: &Filter,
+        above: &[(Vec<u8>, Arc<IgnoreFile>)],
+        shown: &[u8],
+    ) -> Result<Self, StoreError> {
+        self.ignores = above.to_vec();
+        let Some(dir) = self.dir.as_ref().filter(|_| !filter.ignore_files().is_empty()) else {
+            return Ok(self);
+        };
+        for name in filter.ignore_files() {
+            let path = join(shown, name);
+            let file = match dir.open_file(name) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(from_io(&path, DOING, &e)),
+            };
+            let mut text = Vec::new();
+            let read = io::Read::take(file, MAX_IGNORE_FILE_BYTES as u64 + 1);
+            io::Read::read_to_end(&mut { read }, &mut text).map_err(|e| from_io(&path, DOING, &e))?;
+            if text.len() > MAX_IGNORE_FILE_BYTES {
+                let why = "is too long for an ignore file (64 KiB); shorten it or do not name it";
+                return Err(refuse(StoreErrorKind::Limit, &path, why));
+            }
+            self.ignores.push((self.below.clone(), Arc::new(IgnoreFile::parse(&text))));
+        }
+        Ok(self)
     }
 
     /// Takes in the next run of names.

@@ -70,6 +70,19 @@ impl SyncOptions {
         self.compare.is_some() || self.dry_run
     }
 
+    /// What of it the server must know, of a request that sends to it (`put`) or has it send.
+    pub fn told(&self, put: bool) -> Self {
+        let mut told = self.clone();
+        if put && self.delete.is_none() {
+            // What is left out is found here; there it matters only for what is removed.
+            told.patterns.clear();
+        }
+        if !put {
+            (told.no_mtime, told.no_mode, told.delete) = (false, false, None);
+        }
+        told
+    }
+
     /// Whether there is anything to tell the server.
     pub fn is_default(&self) -> bool {
         *self == Self::default()

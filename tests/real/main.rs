@@ -14,6 +14,7 @@ mod output;
 mod pipes;
 mod rules;
 mod serving;
+mod settings;
 mod support;
 mod sync;
 mod transfer;

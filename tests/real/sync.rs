@@ -84,3 +84,39 @@ fn a_dry_run_lists_and_touches_nothing() {
     assert!(stdout.contains("would send   tree/f299\n"), "{stdout}");
     assert!(!lab.has("back"));
 }
+
+#[test]
+fn what_is_excluded_stays_behind_both_ways() {
+    let lab = Lab::new();
+    fs::create_dir_all(lab.path("tree/target/deep")).expect("made");
+    fs::create_dir_all(lab.path("tree/src/target")).expect("made");
+    for name in ["a.o", "a.c", "keep.o", "target/deep/x", "src/b.o", "src/target/y", "src/notes.txt"] {
+        lab.write(format!("tree/{name}"), name);
+    }
+    lab.write("tree/.gitignore", "*.txt\n/src/target/\n");
+    let server = lab.serve(&[]);
+    let options =
+        ["--exclude", "*.o", "--include", "keep.o", "--exclude", "/target", "--ignore-file", ".gitignore"];
+    let expected = [".gitignore", "a.c", "keep.o", "src"];
+    let with = |line: [&'static str; 3]| line.into_iter().chain(options).collect::<Vec<_>>();
+    let mut up = with(["put", "-q", "tree"]);
+    let (to, from) = (server.at("up/"), server.at("all/tree"));
+    up.push(&to);
+    lab.run(&up, 0);
+    assert_eq!(lab.names("drop/up/tree"), expected);
+    assert_eq!(lab.names("drop/up/tree/src"), [""; 0]);
+    lab.run(&["put", "-q", "tree", &server.at("all/")], 0);
+    let mut down = with(["get", "-q", "--overwrite=never"]);
+    down.extend([from.as_str(), "down/"]);
+    lab.run(&down, 0);
+    assert_eq!(lab.names("down/tree"), expected);
+    assert_eq!(lab.names("down/tree/src"), [""; 0]);
+    // Includes alone: only these files.
+    lab.run(&["get", "-q", "--include", "*.c", &server.at("all/tree"), "c/"], 0);
+    assert_eq!(
+        (lab.names("c/tree"), lab.names("c/tree/src")),
+        (vec!["a.c".into(), "src".into(), "target".into()], vec!["target".into()])
+    );
+    lab.fails(&["put", "--exclude", "a[b", "tree", &server.address], 2, &["--exclude", "a[b"]);
+    lab.fails(&["get", "--ignore-file", "a/b", &server.at("all"), "x"], 2, &["a/b"]);
+}

@@ -7,6 +7,7 @@ use crate::store::SessionKey;
 use crate::store::digest::{Layout, Sequential, sha256};
 use crate::store::error::{refuse, source_changed};
 use crate::store::names::{HIDDEN_PREFIX, check_relative, join, split_last};
+use crate::transfer::filter::Filter;
 use crate::transfer::job::{
     Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Inline, Location, Meta, SourceEntry,
     SourceRoot, StoreError, StoreErrorKind, UNKNOWN_SIZE,
@@ -89,6 +90,8 @@ impl MemoryStore {
         list_only: bool,
     ) -> Done {
         let state = self.sessions.entry(session).or_default();
+        // It was compiled before the options were taken.
+        let filter = Filter::new(&state.options.patterns).unwrap_or_default();
         let (sending, tree) = (&mut state.sending, &self.tree.0);
         let mut entries = Vec::new();
         while entries.len() < max_entries {
@@ -134,7 +137,8 @@ impl MemoryStore {
                 continue;
             };
             let below = walk.below(found);
-            let hidden = split_last(&below).1.starts_with(HIDDEN_PREFIX);
+            let hidden = split_last(&below).1.starts_with(HIDDEN_PREFIX)
+                || filter.leaves_out(&below, matches!(node, Node::Dir(_)), &[]);
             sending.from = Some(if list_only || hidden {
                 // Past everything below it: keys of its children go on with NUL, which no name holds.
                 Bound::Included([found.as_slice(), &[1]].concat())
