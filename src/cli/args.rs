@@ -360,6 +360,9 @@ pub struct ServeArgs {
     /// Refuse everything that writes: put and echo
     #[arg(long, help_heading = "Limits")]
     pub read_only: bool,
+    /// Let clients remove what their source lacks (put --delete)
+    #[arg(long, conflicts_with = "read_only", help_heading = "Limits")]
+    pub allow_delete: bool,
     /// Refuse to impair the way back of an echo
     #[arg(long, help_heading = "Limits")]
     pub no_echo_sim: bool,

@@ -32,6 +32,14 @@ pub trait Results {
     fn planned(&mut self, path: &[u8], bytes: u64) {
         let _ = (path, bytes);
     }
+    /// The source lacks it: it was removed, or would be.
+    fn removed(&mut self, path: &[u8], kind: EntryKind) {
+        let _ = (path, kind);
+    }
+    /// Nothing more is removed.
+    fn removal_failed(&mut self, error: &StoreError) {
+        let _ = error;
+    }
     /// An entry of a listing.
     fn listed(&mut self, entry: &SourceEntry) {
         let _ = entry;
@@ -48,6 +56,14 @@ impl Results for Report {
 
     fn unchanged(&mut self, path: &[u8], kind: EntryKind, bytes: u64) {
         self.found_unchanged(path, kind, bytes);
+    }
+
+    fn removed(&mut self, path: &[u8], kind: EntryKind) {
+        self.was_removed(path, kind);
+    }
+
+    fn removal_failed(&mut self, error: &StoreError) {
+        self.not_removed(&error.message);
     }
 
     fn planned(&mut self, path: &[u8], bytes: u64) {
@@ -172,6 +188,8 @@ impl Observer for Watcher<'_> {
             }
             Event::EntryUnchanged { path, kind, bytes, .. } => self.results.unchanged(path, *kind, *bytes),
             Event::EntryPlanned { path, bytes, .. } => self.results.planned(path, *bytes),
+            Event::EntryRemoved { path, kind, .. } => self.results.removed(path, *kind),
+            Event::RemovalFailed(error) => self.results.removal_failed(error),
             Event::Listed(entry) => self.results.listed(entry),
             _ => {}
         }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// Runs it; the exit code.
 pub fn run(args: &GetArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
-    let (sync, overwrite) = sync::options(&args.sync, &args.overwrite)?;
+    let (mut sync, overwrite) = sync::options(&args.sync, &args.overwrite)?;
     let (sources, dest) = options::split_last("get", "HOST[:PORT]/PATH... and DEST", &args.paths)?;
     let (target, wanted) = targets(sources)?;
     let session = options::client_session(&args.link, &args.connect, &args.chunk)?;
@@ -28,6 +28,7 @@ pub fn run(args: &GetArgs) -> Result<u8, Failure> {
     let several = wanted.len() > 1;
     // The whole of what is served has no name of its own.
     let into_dir = several || wanted.iter().any(Vec::is_empty);
+    sync::widen_delete(&mut sync, wanted.iter().any(Vec::is_empty));
     let dest = if dest == "-" {
         stdout_dest(into_dir, &sync)?
     } else {

@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 /// Runs it; the exit code.
 pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
-    let (sync, overwrite) = sync::options(&args.sync, &args.overwrite)?;
+    let (mut sync, overwrite) = sync::options(&args.sync, &args.overwrite)?;
     let (sources, target) = options::split_last("put", "SRC... and HOST[:PORT][/PATH]", &args.paths)?;
     let target = Target::parse(target)?;
     options::client_session(&args.link, &args.connect, &args.chunk)?;
@@ -42,6 +42,10 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let request =
         Request::Put { dest: target.path.clone(), into_dir, overwrite, no_resume: args.overwrite.no_resume };
     report.dry_run = sync.dry_run;
+    sync::widen_delete(&mut sync, roots.iter().any(|root| root.name.is_empty()));
+    if report.totals.failed > 0 && sync.delete.take().is_some() {
+        report.not_removed("nothing is removed at the destination, since not all sources can be read");
+    }
     let setup = match Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key) {
         Ok(setup) => setup.with_sync(sync),
         // The report may name sources already.

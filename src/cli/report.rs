@@ -69,6 +69,8 @@ pub struct Totals {
     pub unchanged: u64,
     /// Their bytes.
     pub unchanged_bytes: u64,
+    /// Entries removed at the destination (in a dry run: that would be).
+    pub removed: u64,
     /// A dry run: entries that would go.
     pub planned: u64,
     /// Their bytes.
@@ -201,6 +203,25 @@ impl Report {
             let slash = if kind == EntryKind::Dir { "/" } else { "" };
             terminal::stdout_line(&format!("would {action}   {}{slash}", text::bytes(path)));
         }
+    }
+
+    /// The source lacks it: it was removed, or would be in a dry run.
+    pub fn was_removed(&mut self, path: &[u8], kind: EntryKind) {
+        self.totals.removed += 1;
+        if self.output.json {
+            self.spool.add_action(path, kind, 0, if self.dry_run { "remove" } else { "removed" });
+        } else if self.dry_run && !self.output.quiet {
+            let slash = if kind == EntryKind::Dir { "/" } else { "" };
+            terminal::stdout_line(&format!("would remove {}{slash}", text::bytes(path)));
+        }
+    }
+
+    /// Nothing (more) was removed: that is a failure, though no file's.
+    pub fn not_removed(&mut self, why: &str) {
+        let message = text::one_line(why);
+        complain(&message);
+        self.worst = self.worst.max(exit::REFUSED);
+        self.first_error.get_or_insert(message);
     }
 
     /// An entry failed: says so at once, and goes on.

@@ -44,6 +44,9 @@ pub fn text(report: &Report, stats: &Stats, elapsed: Duration) -> String {
         let count = text::plural(totals.unchanged, "file");
         line("unchanged", format!("{count} ({}), not sent", units::format_bytes(totals.unchanged_bytes)));
     }
+    if totals.removed > 0 && !report.dry_run {
+        line("removed", format!("{} that the source lacks", text::count(totals.removed)));
+    }
     if report.dry_run {
         let entries = if totals.planned == 1 { "entry" } else { "entries" };
         let (count, planned) = (text::count(totals.planned), units::format_bytes(totals.planned_bytes));

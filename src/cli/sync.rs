@@ -4,10 +4,12 @@
 
 use super::args::OverwriteArgs;
 use super::exit::Failure;
-use super::options;
+use super::{options, text};
 use crate::transfer::filter::Filter;
 use crate::transfer::job::Overwrite;
-use crate::transfer::sync::{Compare, MAX_PATTERN_BYTES, MAX_PATTERNS, Pattern, PatternKind, SyncOptions};
+use crate::transfer::sync::{
+    Compare, Delete, MAX_PATTERN_BYTES, MAX_PATTERNS, Pattern, PatternKind, SyncOptions,
+};
 use clap::Args;
 
 /// Comparing first.
@@ -23,6 +25,15 @@ pub struct SyncArgs {
     /// Change nothing on either side; list what would be done
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Remove at the destination what the source lacks, inside the directories that are sent; nothing, if anything failed
+    #[arg(long)]
+    pub delete: bool,
+    /// What of the source is kept: mode, times, both (separated by a comma) or none [default: mode,times]
+    #[arg(long, value_name = "WHAT")]
+    pub preserve: Option<String>,
+    /// What of that is not kept after all: mode, times or both
+    #[arg(long, value_name = "WHAT")]
+    pub no_preserve: Option<String>,
     /// Leave out what matches (*.o, build/, /top: the syntax of .gitignore); repeatable
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
@@ -60,8 +71,46 @@ pub fn options(sync: &SyncArgs, overwrite: &OverwriteArgs) -> Result<(SyncOption
     }
     Filter::new(&patterns)
         .map_err(|why| Failure::usage(format!("--exclude, --include, --ignore-file: {why}")))?;
-    let options = SyncOptions { compare, dry_run: sync.dry_run, patterns, ..SyncOptions::default() };
+    let delete = sync.delete.then_some(Delete::InSent);
+    let keeps = preserved("--preserve", sync.preserve.as_deref().unwrap_or("mode,times"))?;
+    let drops = preserved("--no-preserve", sync.no_preserve.as_deref().unwrap_or("none"))?;
+    let (no_mode, no_mtime) = (!keeps.0 || drops.0, !keeps.1 || drops.1);
+    let options = SyncOptions {
+        no_mode,
+        no_mtime,
+        delete,
+        compare,
+        dry_run: sync.dry_run,
+        patterns,
+        ..SyncOptions::default()
+    };
     Ok((options, if implied { Overwrite::Always } else { given }))
+}
+
+/// Whether a list names mode and times.
+fn preserved(option: &str, list: &str) -> Result<(bool, bool), Failure> {
+    let (mut mode, mut times) = (false, false);
+    for word in list.split(',') {
+        match word {
+            "mode" => mode = true,
+            "times" => times = true,
+            "none" if list == "none" => {}
+            _ => {
+                let word = text::one_line(word);
+                return Err(Failure::usage(format!(
+                    "{option}: `{word}` is unknown: give mode, times, or mode,times"
+                )));
+            }
+        }
+    }
+    Ok((mode, times))
+}
+
+/// `contents`: the contents of a directory go into the destination itself, which is then one of those that are sent.
+pub fn widen_delete(options: &mut SyncOptions, contents: bool) {
+    if options.delete.is_some() && contents {
+        options.delete = Some(Delete::InDest);
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +120,23 @@ mod tests {
     fn of(sync: SyncArgs, overwrite: Option<&str>) -> (SyncOptions, Overwrite) {
         let overwrite = OverwriteArgs { overwrite: overwrite.map(Into::into), no_resume: false };
         options(&sync, &overwrite).expect("valid")
+    }
+
+    #[test]
+    fn what_is_preserved() {
+        let kept = |preserve: Option<&str>, not: Option<&str>| {
+            let text = |text: Option<&str>| text.map(str::to_owned);
+            let args = SyncArgs { preserve: text(preserve), no_preserve: text(not), ..SyncArgs::default() };
+            options(&args, &OverwriteArgs::default()).map(|(o, _)| (!o.no_mode, !o.no_mtime))
+        };
+        assert_eq!(kept(None, None), Ok((true, true)));
+        assert_eq!(kept(None, Some("mode")), Ok((false, true)));
+        assert_eq!(kept(None, Some("times,mode")), Ok((false, false)));
+        assert_eq!(kept(Some("times"), None), Ok((false, true)));
+        assert_eq!(kept(Some("none"), None), Ok((false, false)));
+        for bad in ["", "owner", "mode,", "none,mode"] {
+            assert_eq!(kept(None, Some(bad)).expect_err(bad).exit_code, 2);
+        }
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub struct ServerConfig {
     pub allow_overwrite: bool,
     /// `serve --read-only`: no put, no echo.
     pub allow_writes: bool,
+    /// `serve --allow-delete`: clients may remove what their source lacks.
+    pub allow_delete: bool,
     /// Largest file accepted.
     pub max_file_bytes: u64,
 }
@@ -97,6 +99,7 @@ impl Default for ServerConfig {
             allow_echo_sim: true,
             allow_overwrite: true,
             allow_writes: true,
+            allow_delete: false,
             max_file_bytes: u64::MAX,
         }
     }

@@ -97,6 +97,10 @@ impl ServerLog {
                 }
                 log::debug!("session {session}: {} is unchanged", Shown(path));
             }
+            Event::EntryRemoved { path, .. } => log::info!("session {session}: removed {}", Shown(path)),
+            Event::RemovalFailed(error) => {
+                log::info!("session {session}: {}", Shown(error.message.as_bytes()));
+            }
             Event::EntryPlanned { path, .. } => log::debug!("session {session}: {} would go", Shown(path)),
             Event::Listed(_) => {}
             Event::ImpairBack(spec) => {

@@ -85,6 +85,17 @@ pub enum Event {
         /// Bytes.
         bytes: u64,
     },
+    /// The source lacks it, and so it was removed at the destination (in a dry run: it would be).
+    EntryRemoved {
+        /// Which way the files went.
+        direction: Direction,
+        /// Path below the destination.
+        path: Vec<u8>,
+        /// What it was: a file, a directory, a link.
+        kind: crate::transfer::job::EntryKind,
+    },
+    /// Nothing (more) is removed, and why.
+    RemovalFailed(StoreError),
     /// An entry of a listing (client side).
     Listed(SourceEntry),
     /// The server asks its own net layer to impair what it sends to this session (echo).

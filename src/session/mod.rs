@@ -389,6 +389,7 @@ impl Session {
             return;
         }
         self.process_control(now);
+        self.receiver.pump_removal();
         self.collect_transfer_events();
         self.finish_echo_roots();
         let hint = self.path.rate_hint(now, &self.rtt);

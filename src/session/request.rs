@@ -61,7 +61,8 @@ impl Session {
         if sending {
             self.sender.set_options(options);
         } else {
-            self.receiver.set_options(options);
+            let server = matches!(self.role, Role::Server { .. });
+            self.receiver.set_options(options, server);
         }
     }
 
@@ -137,6 +138,8 @@ impl Session {
             Message::Result { .. }
             | Message::Have { .. }
             | Message::Resend { .. }
+            | Message::Removed(_)
+            | Message::RemovalEnd(_)
             | Message::Unchanged(_)
             | Message::Want(_) => {
                 if self.sender.handle_message(message) {
@@ -199,6 +202,11 @@ impl Session {
                 return Ok(());
             }
             self.set_options(&options, sending);
+            if options.delete.is_some() && !config.allow_delete && !options.dry_run {
+                let text = "this server removes nothing: leave --delete out, or start it with --allow-delete";
+                self.refuse(now, StoreErrorKind::Permission, text);
+                return Ok(());
+            }
         }
         if writes && !config.allow_writes {
             self.refuse(now, StoreErrorKind::Permission, "this server is read-only");

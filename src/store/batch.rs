@@ -8,7 +8,7 @@
 
 use super::SessionKey;
 use super::error::from_io;
-use super::jail::{DirHandle, meta_of, permitted_mode, retry, times_of};
+use super::jail::{DirHandle, Preserve, meta_of, permitted_mode, retry, times_of};
 use super::partial::Staged;
 use crate::transfer::job::{Done, FileId, Meta, Overwrite, StoreError};
 use std::collections::{HashMap, HashSet};
@@ -63,6 +63,8 @@ pub(crate) enum What {
         below: Vec<u8>,
         /// What to set.
         meta: Meta,
+        /// What of it.
+        preserve: Preserve,
     },
 }
 
@@ -253,7 +255,7 @@ impl Pending {
                 result.map(|()| None)
             }
             What::Made { .. } => Ok(None),
-            What::End { parent, below, meta } => set_dir_meta(parent, below, meta)
+            What::End { parent, below, meta, preserve } => set_dir_meta(parent, below, meta, *preserve)
                 .map_err(|e| from_io(&self.shown, "cannot be given its mode and time", &e)),
         };
         match result {
@@ -279,18 +281,24 @@ impl Pending {
 }
 
 /// Sets what differs; returns the directory if anything did.
-fn set_dir_meta(parent: &DirHandle, below: &[u8], meta: &Meta) -> io::Result<Option<DirHandle>> {
+fn set_dir_meta(
+    parent: &DirHandle,
+    below: &[u8],
+    meta: &Meta,
+    preserve: Preserve,
+) -> io::Result<Option<DirHandle>> {
     let dir = parent.open_dir_below(below)?;
     let have = meta_of(&rustix::fs::fstat(&dir)?);
-    if (have.mtime_s, have.mtime_ns) == (meta.mtime_s, meta.mtime_ns)
-        && permitted_mode(&have) == permitted_mode(meta)
-    {
-        return Ok(None);
-    }
+    let set_time = preserve.mtime && (have.mtime_s, have.mtime_ns) != (meta.mtime_s, meta.mtime_ns);
+    let set_mode = preserve.new_mode.is_none() && permitted_mode(&have) != permitted_mode(meta);
     // Times first: afterwards the mode may forbid us the directory.
-    retry(|| rustix::fs::futimens(&dir, &times_of(meta)))?;
-    retry(|| rustix::fs::fchmod(&dir, permitted_mode(meta)))?;
-    Ok(Some(dir))
+    if set_time {
+        retry(|| rustix::fs::futimens(&dir, &times_of(meta)))?;
+    }
+    if set_mode {
+        retry(|| rustix::fs::fchmod(&dir, permitted_mode(meta)))?;
+    }
+    Ok((set_time || set_mode).then_some(dir))
 }
 
 /// Syncs each file system that has touched directories once; its entries fail if that fails.

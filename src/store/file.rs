@@ -6,7 +6,9 @@ use super::batch::{Batch, What};
 use super::dest::{DestPlan, Space, checked};
 use super::digest::{Layout, RangeSet, sha256};
 use super::error::{busy, digest_mismatch, forbidden, from_io, refuse, wrong_kind};
-use super::jail::{DirCache, DirHandle, Jail, ensure_below, file_type, remove_tree, retry, times_of};
+use super::jail::{
+    DirCache, DirHandle, Jail, Preserve, ensure_below, file_type, remove_tree, retry, times_of,
+};
 use super::journal::{Identity, Journal};
 use super::names::{check_relative, is_below, split_first, split_last};
 use super::partial::{Staged, TempNames, may_place, reserve};
@@ -25,6 +27,7 @@ use crate::transfer::job::{
 };
 use crate::transfer::sync::{SyncOptions, Verdict};
 use crate::wire::MAX_FILE_BYTES;
+use delete::Removal;
 use offers::Comparison;
 use rustix::fs::FileType;
 use std::collections::HashMap;
@@ -33,6 +36,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+mod delete;
 mod offers;
 
 /// How a store on disk behaves.
@@ -98,6 +102,8 @@ struct SessionState {
     waiting: Vec<WaitingEnd>,
     options: SyncOptions,
     comparing: HashMap<FileId, Comparison>,
+    removal: Removal,
+    preserve: Preserve,
     /// Scratch trees that it made.
     scratch: Vec<Vec<u8>>,
 }
@@ -196,6 +202,7 @@ impl Store for FileStore {
                 let state = self.session(session);
                 // It has been compiled before, by whoever asked for it; nothing is sent if it cannot be.
                 state.walk.set_filter(Filter::new(&options.patterns));
+                state.preserve = Preserve::new(options.no_mode, options.no_mtime);
                 state.options = *options;
             }
             Job::Offer(offer) => self.offer(session, *offer, done),
@@ -230,6 +237,7 @@ impl Store for FileStore {
             }
             Job::Commit { file, sha256 } => self.commit(session, file, sha256, done),
             Job::Abort { file, keep_partial } => self.abort(session, file, keep_partial),
+            Job::RemoveExtra => self.remove_extra(session, done),
             Job::RemoveScratch(path) => self.remove_scratch(&path),
             Job::EndSession => self.end_session(session),
         }
@@ -379,6 +387,7 @@ impl FileStore {
     fn begin(&mut self, session: SessionKey, entry: BeginEntry, done: &mut Answers) {
         let file = entry.file;
         let streamed = entry.kind == EntryKind::File && entry.inline.is_none();
+        self.note_for_removal(session, &entry.path, entry.kind);
         if self.session(session).options.offers() {
             let compared = self.begin_compared(session, &entry, done);
             if let Some(verdict) = compared.map_err(Verdict::Refused).unwrap_or_else(Some) {
@@ -458,7 +467,8 @@ impl FileStore {
         entry: BeginEntry,
     ) -> Result<(), StoreError> {
         // Ours to write into until its end comes, whatever its mode will be then.
-        let mode = (entry.meta.mode & 0o777) | 0o700;
+        let preserved = self.session(session).preserve.new_mode.is_none();
+        let mode = if preserved { (entry.meta.mode & 0o777) | 0o700 } else { 0o777 };
         let fail = |e: io::Error| from_io(&entry.path, "cannot be made", &e);
         if !parent.make_dir(name, mode).map_err(fail)? {
             let stat = parent.stat(name).map_err(fail)?;
@@ -486,7 +496,9 @@ impl FileStore {
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
         let staged = Staged::create_link(dir, name, &entry.target, &mut self.temps).map_err(fail)?;
         // Not every file system keeps times of links: a link without is better than none.
-        let _ = staged.set_link_times(&times_of(&entry.meta));
+        if self.session(session).preserve.mtime {
+            let _ = staged.set_link_times(&times_of(&entry.meta));
+        }
         let what = What::Publish { staged, handle: None, locked: false, overwrite, digest: None };
         self.batch.add(session, entry.file, entry.path, what, 0);
         Ok(())
@@ -508,7 +520,9 @@ impl FileStore {
         may_place(&dir, name, overwrite, &entry.path)?;
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
         let (staged, file) = Staged::create(dir, name, &mut self.temps).map_err(fail)?;
-        let written = write_all_at(&file, 0, &inline.data).and_then(|()| set_meta(&file, &entry.meta));
+        let preserve = self.session(session).preserve;
+        let written =
+            write_all_at(&file, 0, &inline.data).and_then(|()| set_meta(&file, &entry.meta, preserve));
         if let Err(error) = written {
             staged.discard();
             return Err(fail(error));
@@ -541,6 +555,7 @@ impl FileStore {
         let target = target.map_or(0, |t| t.id);
         let name = split_last(place).1;
         may_place(&dir, name, overwrite, &shown)?;
+        let preserve = self.session(session).preserve;
         if entry.size == UNKNOWN_SIZE {
             let fail = |e: io::Error| from_io(&shown, "cannot be written", &e);
             let staged = Staged::create(dir, name, &mut self.temps).map_err(fail)?;
@@ -549,7 +564,9 @@ impl FileStore {
             let layout = Layout { size, chunk_size: entry.chunk_size };
             let names = (shown, target, place.to_vec());
             let unfinished = (None, RangeSet::default());
-            let sink = Sink::new(staged, unfinished, layout, names, entry.meta, overwrite).into_stream();
+            let sink = Sink::new(staged, unfinished, layout, names, entry.meta, overwrite)
+                .into_stream()
+                .preserving(preserve);
             self.session(session).sinks.insert(entry.file, sink);
             return Ok(());
         }
@@ -587,7 +604,8 @@ impl FileStore {
             (shown, target, place.to_vec()),
             entry.meta,
             overwrite,
-        );
+        )
+        .preserving(preserve);
         self.session(session).sinks.insert(entry.file, sink);
         Ok(())
     }
@@ -694,7 +712,7 @@ impl FileStore {
                 Ok(parent) => (parent, name.to_vec()),
                 Err(_) => (end.base, end.place),
             };
-            let what = What::End { parent, below, meta: end.meta };
+            let what = What::End { parent, below, meta: end.meta, preserve: state.preserve };
             self.batch.add(session, end.file, end.shown, what, 0);
         }
     }

@@ -311,6 +311,8 @@ impl Store for MemoryStore {
             Job::SetSize { file, bytes } => self.set_size(session, file, bytes),
             Job::Commit { file, sha256 } => self.commit(session, file, sha256, out),
             Job::Abort { file, keep_partial } => self.abort(session, file, keep_partial, out),
+            // The memory store remembers no manifest: a removal finds nothing.
+            Job::RemoveExtra => out(Done::Removed { paths: Vec::new(), more: false, error: None }),
             Job::RemoveScratch(path) => self.tree.remove(&join(SCRATCH_DIR, &path)),
             Job::EndSession => self.end_session(session),
         }

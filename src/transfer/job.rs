@@ -299,6 +299,8 @@ pub enum Job {
         /// Keep what has come so far.
         keep_partial: bool,
     },
+    /// Removes some of what the manifest did not name, from the directories that it did. Answer: `Done::Removed`.
+    RemoveExtra,
     /// Removes a tree of the scratch space (an echo copy). No answer.
     RemoveScratch(Vec<u8>),
 
@@ -402,6 +404,15 @@ pub enum Done {
         file: FileId,
         /// What the store makes of it.
         verdict: Verdict,
+    },
+    /// What was removed, or would be in a dry run.
+    Removed {
+        /// Paths below the destination.
+        paths: Vec<(Vec<u8>, EntryKind)>,
+        /// There is more to look at: ask again.
+        more: bool,
+        /// Why it ends here.
+        error: Option<StoreError>,
     },
     /// The destination is usable, or not.
     DestSet(Result<(), StoreError>),

@@ -12,12 +12,14 @@ use crate::session::event::{Direction, Event};
 use crate::wire::MAX_HAVE_RANGES;
 use crate::wire::message::Message;
 use offers::Offers;
+use removal::Removal;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use streams::most_of_stream;
 
 mod assembly;
 mod offers;
+mod removal;
 mod streams;
 
 /// Most chunks in assembly at once in one session; a sender holds its chunks in memory too, so an honest one has fewer.
@@ -162,6 +164,11 @@ pub struct Receiver {
     streamed: usize,
     manifest_end: bool,
     offers: Offers,
+    removal: Removal,
+    /// A server's: the client is told what was removed.
+    tells_removal: bool,
+    /// Entries that failed, here or at the source.
+    failures: u64,
     counters: ReceiverCounters,
     jobs: VecDeque<Job>,
     outbox: VecDeque<Message>,
@@ -188,6 +195,9 @@ impl Receiver {
             streamed: 0,
             manifest_end: false,
             offers: Offers::default(),
+            removal: Removal::default(),
+            tells_removal: false,
+            failures: 0,
             counters: ReceiverCounters::default(),
             jobs: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -240,7 +250,7 @@ impl Receiver {
 
     /// Whether the manifest ended and every entry has its result.
     pub fn is_finished(&self) -> bool {
-        self.manifest_end && self.entries.is_empty()
+        self.manifest_end && self.entries.is_empty() && self.removal.is_settled()
     }
 
     /// Bytes of this session waiting in memory.
@@ -267,15 +277,18 @@ impl Receiver {
             Message::Entry(e) => self.on_entry(*e)?,
             Message::StreamEnd { file, bytes } => self.on_stream_end(file, bytes)?,
             Message::Offer(o) => self.on_offer(*o)?,
-            Message::EntryFailed { path, error } => self.events.push_back(Event::EntryFinished {
-                direction: Direction::Receiving,
-                file: FileId(u64::MAX),
-                path,
-                kind: EntryKind::File,
-                bytes: 0,
-                sha256: None,
-                error: Some(error),
-            }),
+            Message::EntryFailed { path, error } => {
+                self.failures += 1;
+                self.events.push_back(Event::EntryFinished {
+                    direction: Direction::Receiving,
+                    file: FileId(u64::MAX),
+                    path,
+                    kind: EntryKind::File,
+                    bytes: 0,
+                    sha256: None,
+                    error: Some(error),
+                });
+            }
             Message::ManifestEnd => self.manifest_end = true,
             Message::Digest { file, sha256 } => {
                 if file.0 >= self.next_id {
@@ -383,6 +396,7 @@ impl Receiver {
                 self.resolve(file, Err(error), true);
             }
             Done::Committed { file, result } => self.resolve(file, result, true),
+            Done::Removed { paths, more, error } => self.on_removed(paths, more, error),
             Done::Offered { file, verdict } => self.on_offered(file, verdict),
             _ => {}
         }
@@ -475,6 +489,7 @@ impl Receiver {
             Ok(digest) => (digest, None),
             Err(e) => (None, Some(e)),
         };
+        self.failures += u64::from(error.is_some());
         self.events.push_back(Event::EntryFinished {
             direction: Direction::Receiving,
             file,

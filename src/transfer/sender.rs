@@ -254,7 +254,7 @@ impl Sender {
 
     /// Whether the manifest ended and every entry has its result.
     pub fn is_finished(&self) -> bool {
-        self.manifest_end_sent && self.unresolved.is_empty()
+        self.manifest_end_sent && self.unresolved.is_empty() && !self.offers.awaits_removal
     }
 
     /// Whether all chunk data known of was sent at least once: the tail.
@@ -552,6 +552,8 @@ impl Sender {
                 self.on_have(file, &ranges);
             }
             Message::Resend { file, chunk } => return self.resend(file, chunk),
+            Message::Removed(paths) => return self.on_removed(paths),
+            Message::RemovalEnd(error) => return self.on_removal_end(error),
             Message::Unchanged(ranges) => return self.on_unchanged(&ranges),
             Message::Want(ranges) => return self.on_want(&ranges),
             _ => return false,

@@ -2,7 +2,9 @@
 //! Owns: nothing. Implements: docs/PROTOCOL.md, "Control messages".
 
 use super::buf::{Reader, put_bytes, put_varint, unzigzag, zigzag};
-use super::sync::{put_offer, put_options, put_ranges, read_offer, read_options, read_ranges};
+use super::sync::{
+    put_offer, put_options, put_ranges, put_removed, read_offer, read_options, read_ranges, read_removed,
+};
 use super::{
     MAX_FILE_BYTES, MAX_GET_PATHS, MAX_INLINE_BYTES, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, MAX_PATH_BYTES,
     MAX_TARGET_BYTES, MAX_TEXT_BYTES, WireError,
@@ -31,6 +33,8 @@ const OFFER: u64 = 12;
 const UNCHANGED: u64 = 13;
 const WANT: u64 = 14;
 const STREAM_END: u64 = 15;
+const REMOVED: u64 = 16;
+const REMOVAL_END: u64 = 17;
 /// A GET's compression byte above this is a zstd level plus this.
 const ZSTD_BASE: u8 = 2;
 /// From here on, unknown messages are skipped.
@@ -102,6 +106,10 @@ pub enum Message {
     Unchanged(Vec<Range<u64>>),
     /// Receiver to sender: these offered files are wanted (feature bit 1).
     Want(Vec<Range<u64>>),
+    /// Server to client: what was removed, or would be in a dry run (feature bit 1).
+    Removed(Vec<(Vec<u8>, EntryKind)>),
+    /// Server to client: nothing more is removed, and why if that was not all (feature bit 1).
+    RemovalEnd(Option<StoreError>),
     /// Sender to receiver: a stream has ended (feature bit 2).
     StreamEnd {
         /// Which file.
@@ -322,6 +330,8 @@ impl Message {
             Self::Unchanged(_) => UNCHANGED,
             Self::Want(_) => WANT,
             Self::StreamEnd { .. } => STREAM_END,
+            Self::Removed(_) => REMOVED,
+            Self::RemovalEnd(_) => REMOVAL_END,
         }
     }
 
@@ -366,6 +376,9 @@ impl Message {
             Self::Options(o) => put_options(scratch, o),
             Self::Offer(o) => put_offer(scratch, o),
             Self::Unchanged(ranges) | Self::Want(ranges) => put_ranges(scratch, ranges),
+            Self::Removed(paths) => put_removed(scratch, paths),
+            Self::RemovalEnd(None) => scratch.push(0),
+            Self::RemovalEnd(Some(e)) => put_error(scratch, e),
             Self::StreamEnd { file, bytes } => {
                 put_varint(scratch, file.0);
                 put_varint(scratch, *bytes);
@@ -409,6 +422,12 @@ impl Message {
             OFFER => Self::Offer(Box::new(read_offer(&mut b)?)),
             UNCHANGED => Self::Unchanged(read_ranges(&mut b)?),
             WANT => Self::Want(read_ranges(&mut b)?),
+            REMOVED => Self::Removed(read_removed(&mut b)?),
+            REMOVAL_END if body == [0] => {
+                b.u8()?;
+                Self::RemovalEnd(None)
+            }
+            REMOVAL_END => Self::RemovalEnd(Some(read_error(&mut b)?)),
             STREAM_END => {
                 Self::StreamEnd { file: file(&mut b)?, bytes: b.varint_max(MAX_FILE_BYTES, "size")? }
             }

@@ -4,8 +4,8 @@
 
 use super::buf::{Reader, put_bytes, put_varint, unzigzag, zigzag};
 use super::message::path_is_clean;
-use super::{MAX_FILE_BYTES, MAX_HAVE_RANGES, MAX_PATH_BYTES, WireError};
-use crate::transfer::job::{FileId, Meta};
+use super::{MAX_FILE_BYTES, MAX_HAVE_RANGES, MAX_MESSAGE_BYTES, MAX_PATH_BYTES, WireError};
+use crate::transfer::job::{EntryKind, FileId, Meta};
 use crate::transfer::sync::{
     Compare, Delete, MAX_PATTERN_BYTES, MAX_PATTERNS, Offer, Pattern, PatternKind, SyncOptions,
 };
@@ -128,4 +128,32 @@ pub(super) fn read_ranges(b: &mut Reader<'_>) -> Result<Vec<Range<u64>>, WireErr
         ranges.push(start..start + len);
     }
     Ok(ranges)
+}
+
+pub(super) fn put_removed(out: &mut Vec<u8>, paths: &[(Vec<u8>, EntryKind)]) {
+    put_varint(out, paths.len() as u64);
+    for (path, kind) in paths {
+        out.push(match kind {
+            EntryKind::File => 0,
+            EntryKind::Dir | EntryKind::DirEnd => 1,
+            EntryKind::Symlink => 3,
+        });
+        put_bytes(out, path);
+    }
+}
+
+pub(super) fn read_removed(r: &mut Reader<'_>) -> Result<Vec<(Vec<u8>, EntryKind)>, WireError> {
+    // Each takes two bytes at least, so the body bounds them.
+    let count = r.varint_max(MAX_MESSAGE_BYTES as u64 / 2, "paths")?;
+    let mut paths = Vec::new();
+    for _ in 0..count {
+        let kind = match r.u8()? {
+            0 => EntryKind::File,
+            1 => EntryKind::Dir,
+            3 => EntryKind::Symlink,
+            _ => return Err(WireError::Bounds("entry kind")),
+        };
+        paths.push((r.bytes(MAX_PATH_BYTES, "path")?.to_vec(), kind));
+    }
+    Ok(paths)
 }

@@ -226,6 +226,15 @@ fn transfer_messages() -> Vec<(&'static str, Message)> {
             Message::Offer(Box::new(Offer { sha256: Some(sha256(b"hi")), file: FileId(8), ..offer })),
         ),
         ("UNCHANGED", Message::Unchanged(vec![0..3, 5..10_000])),
+        (
+            "REMOVED",
+            Message::Removed(vec![(b"old".to_vec(), EntryKind::File), (b"d/e".to_vec(), EntryKind::Dir)]),
+        ),
+        ("REMOVAL_END: done", Message::RemovalEnd(None)),
+        (
+            "REMOVAL_END: refused",
+            Message::RemovalEnd(Some(error(StoreErrorKind::Forbidden, "an entry failed"))),
+        ),
         ("WANT", Message::Want(std::iter::once(3..5).collect())),
         ("REQUEST_FAILED", Message::RequestFailed(error(StoreErrorKind::Permission, "read-only"))),
     ]

@@ -120,3 +120,88 @@ fn what_is_excluded_stays_behind_both_ways() {
     lab.fails(&["put", "--exclude", "a[b", "tree", &server.address], 2, &["--exclude", "a[b"]);
     lab.fails(&["get", "--ignore-file", "a/b", &server.at("all"), "x"], 2, &["a/b"]);
 }
+
+#[test]
+fn what_the_source_lacks_is_removed_where_that_is_allowed() {
+    let lab = Lab::new();
+    fs::create_dir_all(lab.path("tree/sub")).expect("made");
+    lab.write("tree/a", "a");
+    lab.write("tree/sub/b", "b");
+    let strict = lab.serve(&[]);
+    lab.run(&["put", "-q", "tree", &strict.address], 0);
+    lab.write("drop/beside", "not below what is sent");
+    for name in ["old", "sub/old", "keep.o"] {
+        lab.write(format!("drop/tree/{name}"), name);
+    }
+    fs::create_dir_all(lab.path("drop/tree/gone/deep")).expect("made");
+    lab.write("drop/tree/gone/deep/x", "x");
+    symlink("../../tree", lab.path("drop/tree/link")).expect("made");
+    let before = lab.names("drop/tree");
+    lab.fails(&["put", "--update", "--delete", "tree", &strict.address], 5, &["--allow-delete"]);
+    assert_eq!(lab.names("drop/tree"), before);
+    drop(strict);
+    let server = lab.serve(&["--allow-delete"]);
+    let put = |more: &[&'static str], code: i32| {
+        let mut line = vec!["put", "--update", "--delete", "--exclude", "*.o"];
+        line.extend(more);
+        line.extend(["tree", &server.address]);
+        lab.json(&line, code)
+    };
+    // A dry run tells; a source with a hole removes nothing.
+    assert_eq!(put(&["-n"], 0)["files_removed"], 6);
+    assert_eq!(lab.names("drop/tree"), before);
+    let hole = put(&["missing"], 5);
+    assert_eq!((&hole["files_removed"], lab.names("drop/tree")), (&0.into(), before));
+    let object = put(&[], 0);
+    assert_eq!(object["files_removed"], 6, "{object}");
+    assert_eq!(lab.names("drop/tree"), ["a", "keep.o", "sub"], "what is excluded is not removed either");
+    assert_eq!(
+        (lab.names("drop/tree/sub"), lab.names("drop")),
+        (vec!["b".into()], vec!["beside".into(), "tree".into()])
+    );
+    assert!(lab.has("tree/a"), "no link is followed");
+    // The contents of a directory: then the destination itself is one of those that are sent. The same way down.
+    lab.write("drop/tree/other", "other");
+    lab.run(&["put", "-q", "--update", "--delete", "tree/.", &server.at("tree/")], 0);
+    assert_eq!(lab.names("drop/tree"), ["a", "sub"]);
+    fs::create_dir_all(lab.path("mirror/tree/sub")).expect("made");
+    lab.write("mirror/tree/sub/extra", "x");
+    lab.write("mirror/extra", "x");
+    lab.run(&["get", "-q", "--delete", &server.at("tree"), "mirror/"], 0);
+    assert_eq!(
+        (lab.names("mirror"), lab.names("mirror/tree/sub")),
+        (vec!["extra".into(), "tree".into()], vec!["b".into()])
+    );
+    lab.run(&["get", "-q", "--update", "--delete", &format!("{}/", server.address), "mirror/"], 0);
+    assert_eq!(lab.names("mirror"), ["beside", "tree"]);
+}
+
+#[test]
+fn modes_and_times_are_kept_or_not() {
+    let lab = Lab::new();
+    let server = lab.serve(&[]);
+    fs::create_dir_all(lab.path("tree")).expect("made");
+    for (name, bytes) in [("small", 10), ("big", 200_000)] {
+        lab.write(format!("tree/{name}"), noise(1, bytes));
+        fs::set_permissions(lab.path(format!("tree/{name}")), fs::Permissions::from_mode(0o751))
+            .expect("set");
+        let mut touch = std::process::Command::new("touch");
+        let status =
+            touch.args(["-d", "2001-02-03T04:05:06Z"]).arg(lab.path(format!("tree/{name}"))).status();
+        assert!(status.expect("runs").success());
+    }
+    for (option, mode, old) in
+        [("mode,times", true, true), ("times", false, true), ("mode", true, false), ("none", false, false)]
+    {
+        let dest = format!("{}/", option.replace(',', "-"));
+        lab.run(&["put", "-q", "--preserve", option, "tree", &server.at(&dest)], 0);
+        lab.run(&["get", "-q", "--preserve", option, &server.at(&format!("{dest}tree")), &dest], 0);
+        for top in ["drop/", ""] {
+            for name in ["small", "big"] {
+                let meta = fs::metadata(lab.path(format!("{top}{dest}tree/{name}"))).expect("there");
+                assert_eq!(meta.mode() & 0o777 == 0o751, mode, "{option}, {top}{name}: {:o}", meta.mode());
+                assert_eq!(meta.mtime() == 981_173_106, old, "{option}, {top}{name}");
+            }
+        }
+    }
+}

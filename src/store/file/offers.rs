@@ -75,6 +75,7 @@ enum There {
 impl FileStore {
     pub(super) fn offer(&mut self, session: SessionKey, offer: Offer, done: &mut Answers) {
         let file = offer.file;
+        self.note_for_removal(session, &offer.path, EntryKind::File);
         let verdict = self.judge(session, offer, done).unwrap_or_else(Verdict::Refused);
         done.push((session, Done::Offered { file, verdict }));
     }

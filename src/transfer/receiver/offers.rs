@@ -2,6 +2,7 @@
 //! Owns: offers that wait for their comparison.
 //! Implements: docs/PROTOCOL.md, "Offers".
 
+use super::removal::Removal;
 use super::{Incoming, OVERHEAD_BYTES, Receiver};
 use crate::session::event::{Direction, Event};
 use crate::transfer::job::{EntryKind, FileId, Job};
@@ -25,9 +26,13 @@ pub(super) struct Offers {
 
 impl Receiver {
     /// What the client wishes; before the destination.
-    pub fn set_options(&mut self, options: &SyncOptions) {
+    pub fn set_options(&mut self, options: &SyncOptions, server: bool) {
         self.offers.enabled = options.offers();
         self.offers.dry_run = options.dry_run;
+        self.tells_removal = server;
+        if options.delete.is_some() {
+            self.removal = Removal::Waits;
+        }
         self.jobs.push_back(Job::SetOptions(Box::new(options.clone())));
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Offers {
     pub(super) enabled: bool,
     with_digest: bool,
     dry_run: bool,
+    /// A client's: the server has not said yet that it has removed all that is to be removed.
+    pub(super) awaits_removal: bool,
     /// Offers that are neither declined nor announced as entries yet.
     pub(super) open: BTreeSet<u64>,
     /// Ends of directories, with the number below which no offer may be open when they are announced.
@@ -73,6 +75,7 @@ impl Sender {
         self.offers.enabled = options.offers();
         self.offers.with_digest = options.compare == Some(Compare::Digest);
         self.offers.dry_run = options.dry_run;
+        self.offers.awaits_removal = options.delete.is_some();
         self.jobs.push_back(Job::SetOptions(Box::new(options.clone())));
     }
 
@@ -187,6 +190,20 @@ impl Sender {
             let inline_max_bytes = MAX_INLINE_BYTES as u64;
             self.jobs.push_back(Job::FindEntry { file, root, below, inline_max_bytes });
         }
+    }
+
+    /// The server has removed these. False: nobody asked for that.
+    pub(super) fn on_removed(&mut self, paths: Vec<(Vec<u8>, EntryKind)>) -> bool {
+        let direction = Direction::Sending;
+        let event = |(path, kind)| Event::EntryRemoved { direction, path, kind };
+        self.events.extend(paths.into_iter().map(event));
+        self.offers.awaits_removal
+    }
+
+    /// It is done with that.
+    pub(super) fn on_removal_end(&mut self, error: Option<StoreError>) -> bool {
+        self.events.extend(error.map(Event::RemovalFailed));
+        std::mem::take(&mut self.offers.awaits_removal)
     }
 
     /// These entries are there. False: one of them has no business here.
