@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn bad_patterns_are_named() {
         for (kind, text) in [
-            (PatternKind::Exclude, "a[b"),
+            (PatternKind::Exclude, "{a"),
             (PatternKind::Exclude, ""),
             (PatternKind::Include, "!x"),
             (PatternKind::IgnoreFile, "a/b"),

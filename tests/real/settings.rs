@@ -28,7 +28,7 @@ fn a_host_of_the_file_is_all_that_a_put_needs() {
     server.logs(&["client me"]);
     let output = lab.fulmar(&["ls", "lab/in/dir"]).env("FULMAR_JSON", "1").output().expect("runs");
     let object = crate::support::object(&checked(&["ls"], output, 0));
-    assert_eq!(object["files"][0]["path"], "a");
+    assert_eq!(object["files"][0]["path"], "dir/a");
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn what_is_excluded_stays_behind_both_ways() {
         (lab.names("c/tree"), lab.names("c/tree/src")),
         (vec!["a.c".into(), "src".into(), "target".into()], vec!["target".into()])
     );
-    lab.fails(&["put", "--exclude", "a[b", "tree", &server.address], 2, &["--exclude", "a[b"]);
+    lab.fails(&["put", "--exclude", "{a", "tree", &server.address], 2, &["--exclude", "{a"]);
     lab.fails(&["get", "--ignore-file", "a/b", &server.at("all"), "x"], 2, &["a/b"]);
 }
 
