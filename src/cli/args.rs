@@ -12,6 +12,7 @@ Start:
   fulmar demo                      see it work on this machine
   fulmar serve ~/drop              on the server; prints a key
   fulmar put big.iso server.org    on the client; asks for the key
+  fulmar cp big.iso server.org:    no server, no key: ssh does that part
 
 Addresses are HOST[:PORT][/PATH]: a name, an IPv4 address, or an IPv6 address
 in brackets; port 5770 (UDP) if none is given; PATH lies below the directory
@@ -181,6 +182,9 @@ pub enum Command {
     /// Serve a directory to many clients at once
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Copy to or from a host that ssh reaches, as scp does; nothing need run there
+    #[command(after_help = super::cp::args::EXAMPLES, override_usage = super::cp::args::USAGE)]
+    Cp(super::cp::args::CpArgs),
     /// Upload files and directories
     #[command(after_help = PUT_EXAMPLES, override_usage = PUT_USAGE)]
     Put(PutArgs),
@@ -198,6 +202,12 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure goodput against window size, loss, chunk size or rate control, in simulation or on a real link
     Bench(super::bench::args::BenchArgs),
+    /// Make a page with plots of what --trace has written
+    #[command(after_help = super::trace_report::args::EXAMPLES)]
+    Report(super::trace_report::args::TraceReportArgs),
+    /// Show in the terminal what serve --dashboard shows
+    #[command(after_help = super::top::EXAMPLES)]
+    Top(super::top::TopArgs),
     /// Make a key that both sides can use
     #[command(after_help = KEYGEN_EXAMPLES)]
     Keygen(KeygenArgs),
@@ -241,6 +251,9 @@ pub struct LinkArgs {
     /// rate=100mbit,burst=4,seed=7 in any selection), and with loss-in= and so on what it receives
     #[arg(long, value_name = "SPEC")]
     pub sim: Option<String>,
+    /// Write what happens to every packet, file and session to this file, for fulmar report
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
 }
 
 /// How a client connects.
@@ -366,6 +379,12 @@ pub struct ServeArgs {
     /// Refuse to impair the way back of an echo
     #[arg(long, help_heading = "Limits")]
     pub no_echo_sim: bool,
+    /// Watching it.
+    #[command(flatten)]
+    pub watch: super::watch::WatchArgs,
+    /// Serve one copy and end: what fulmar cp starts over ssh; told on stdin what to do, so no other option goes with it
+    #[arg(long, exclusive = true)]
+    pub once: bool,
     /// Amount of output.
     #[command(flatten)]
     pub verbosity: VerbosityArgs,
@@ -490,6 +509,9 @@ pub struct DemoArgs {
     /// How each side impairs what it sends
     #[arg(long, value_name = "SPEC", default_value = "loss=10%,corrupt=10%")]
     pub sim: String,
+    /// Write what happens to every packet and file of the client to this file, for fulmar report
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
     /// Output.
     #[command(flatten)]
     pub output: OutputArgs,

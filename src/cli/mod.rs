@@ -6,6 +6,7 @@ pub mod args;
 pub mod bench;
 pub mod client;
 pub mod config;
+pub mod cp;
 pub mod demo;
 pub mod echo;
 pub mod exit;
@@ -26,19 +27,25 @@ pub mod summary;
 pub mod sync;
 pub mod terminal;
 pub mod text;
+pub mod top;
+pub mod trace;
+pub mod trace_report;
+pub mod watch;
 
 use args::{Command, OutputArgs, VerbosityArgs};
 use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 9] = ["config", "bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 12] =
+    ["config", "bench", "report", "top", "serve", "cp", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
     pub fn run(&self) -> Result<u8, Failure> {
         match self {
             Self::Serve(args) => serve::run(args),
+            Self::Cp(args) => cp::run(args),
             Self::Put(args) => put::run(args),
             Self::Get(args) => get::run(args),
             Self::Ls(args) => ls::run(args),
@@ -47,6 +54,8 @@ impl Command {
             Self::Bench(args) => bench::run(args),
             Self::Keygen(args) => keygen::run(args),
             Self::Config(args) => config::show::run(args),
+            Self::Report(args) => trace_report::run(args),
+            Self::Top(args) => top::run(args),
         }
     }
 
@@ -54,6 +63,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Serve(_) => "serve",
+            Self::Cp(_) => "cp",
             Self::Put(_) => "put",
             Self::Get(_) => "get",
             Self::Ls(_) => "ls",
@@ -62,12 +72,15 @@ impl Command {
             Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
             Self::Config(_) => "config",
+            Self::Report(_) => "report",
+            Self::Top(_) => "top",
         }
     }
 
     fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Serve(_) | Self::Keygen(_) | Self::Config(_) => None,
+            Self::Serve(_) | Self::Keygen(_) | Self::Config(_) | Self::Report(_) | Self::Top(_) => None,
+            Self::Cp(args) => Some(&args.output),
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
             Self::Ls(args) => Some(&args.output),
@@ -86,6 +99,8 @@ impl Command {
     pub fn verbosity(&self) -> VerbosityArgs {
         match self {
             Self::Serve(args) => args.verbosity.clone(),
+            Self::Report(args) => args.verbosity.clone(),
+            Self::Top(args) => args.verbosity.clone(),
             _ => self.output().map(|output| output.verbosity.clone()).unwrap_or_default(),
         }
     }
@@ -93,7 +108,7 @@ impl Command {
     /// What is logged without `-q` and `-v`: a server tells what it does, a client only what is wrong.
     pub fn log_level(&self) -> log::LevelFilter {
         match self {
-            Self::Serve(_) => log::LevelFilter::Info,
+            Self::Serve(args) if !args.once => log::LevelFilter::Info,
             _ => log::LevelFilter::Warn,
         }
     }

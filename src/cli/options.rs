@@ -90,6 +90,7 @@ pub fn server(args: &ServeArgs) -> Result<(SessionConfig, ServerConfig), Failure
             None => defaults.max_file_bytes,
             Some(text) => size("--max-file-size", text)?,
         },
+        task: defaults.task,
     };
     Ok((session, server))
 }

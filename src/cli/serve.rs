@@ -4,12 +4,15 @@
 
 use super::args::ServeArgs;
 use super::exit::{self, Failure};
-use super::{key, options, signals, terminal, text};
+use super::{key, options, signals, terminal, text, trace, watch};
 use crate::endpoint::config::{EndpointConfig, Secret};
 use crate::net::server::{Server, ServerOptions};
 
 /// Runs it until a signal comes; the exit code.
 pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
+    if args.once {
+        return super::cp::remote::run();
+    }
     let listen = options::listen(&args.listen)?;
     let (session, server) = options::server(args)?;
     let sim = options::link_sim(&args.link)?;
@@ -21,10 +24,21 @@ pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
     }
     let (secret, own_key) = key::server_secret(&args.key)?;
 
+    let trace = trace::open(args.link.trace.as_deref(), true)?;
+    let watch = watch::options(args)?;
     let mut endpoint = EndpointConfig::new(secret.clone());
     endpoint.session = session;
     endpoint.server = Some(server);
-    let server = Server::bind(ServerOptions { listen, dir: args.dir.clone(), endpoint, sim, partial_ttl })?;
+    let server = Server::bind(ServerOptions {
+        listen,
+        dir: args.dir.clone(),
+        endpoint,
+        sim,
+        partial_ttl,
+        trace,
+        watch,
+    })?;
+    watch::announce(&server);
     // Handlers first: whoever reads the line below may send a signal at once.
     let signal = signals::install(None)?;
     match (&secret, own_key) {

@@ -4,8 +4,10 @@
 
 use crate::congestion::ControllerKind;
 use crate::transfer::DEFAULT_CHUNK_SIZE;
-use crate::transfer::job::Compression;
+use crate::transfer::job::{Compression, Dest, SourceRoot};
 use crate::transfer::sync::SyncOptions;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -52,6 +54,11 @@ pub struct SessionConfig {
     pub max_datagram_bytes: u32,
     /// A client's wishes: compare first, leave out, only tell.
     pub sync: SyncOptions,
+    /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
+    pub trace: bool,
+    /// A client that receives: the first components of the paths that may come; whatever else comes ends the session.
+    /// `None`: any, as far as they stay inside the destination.
+    pub only_roots: Option<Arc<BTreeSet<Vec<u8>>>>,
 }
 
 impl Default for SessionConfig {
@@ -68,8 +75,20 @@ impl Default for SessionConfig {
             client_id: String::new(),
             max_datagram_bytes: 1472,
             sync: SyncOptions::default(),
+            trace: false,
+            only_roots: None,
         }
     }
+}
+
+/// The one thing that a server was started for. What and where is settled with whoever started it, not with the peer:
+/// of the peer's request only the kind counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Send these; the request is a Get, whatever paths it names.
+    Send(Vec<SourceRoot>),
+    /// Receive into this; the request is a Put, whatever destination it names.
+    Receive(Dest),
 }
 
 /// What a server allows.
@@ -89,6 +108,8 @@ pub struct ServerConfig {
     pub allow_delete: bool,
     /// Largest file accepted.
     pub max_file_bytes: u64,
+    /// The server is there for this alone; `None`: for what its clients ask.
+    pub task: Option<Arc<Task>>,
 }
 
 impl Default for ServerConfig {
@@ -101,6 +122,7 @@ impl Default for ServerConfig {
             allow_writes: true,
             allow_delete: false,
             max_file_bytes: u64::MAX,
+            task: None,
         }
     }
 }

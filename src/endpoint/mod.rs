@@ -7,6 +7,7 @@ pub mod config;
 
 use crate::congestion::pacer::Pacer;
 use crate::session::event::{CloseReason, Event, Stats};
+use crate::session::trace::Record;
 use crate::session::{Session, Setup, local_params};
 use crate::store::SessionKey;
 use crate::transfer::Request;
@@ -100,6 +101,8 @@ pub struct Endpoint {
     /// When the shared limit lets something leave again.
     limit_release: Option<Instant>,
     shares: usize,
+    /// Last records of sessions that are gone, and how many they had to leave out.
+    last_records: (Vec<(SessionKey, Record)>, u64),
 }
 
 impl Endpoint {
@@ -130,6 +133,7 @@ impl Endpoint {
             served_floor: 0,
             limit_release: None,
             shares: 0,
+            last_records: (Vec::new(), 0),
         }
     }
 
@@ -464,8 +468,12 @@ impl Endpoint {
 
     fn reap(&mut self, key: SessionKey) {
         if self.sessions.get(&key).is_some_and(|e| e.session.is_over()) {
-            if let Some(e) = self.sessions.remove(&key) {
+            if let Some(mut e) = self.sessions.remove(&key) {
                 self.by_cid.remove(&e.session.local_cid());
+                let (records, left_out) = &mut self.last_records;
+                if let Some(recorder) = e.session.recorder() {
+                    *left_out += recorder.take(|record| records.push((key, record)));
+                }
             }
             self.share_budgets();
         }
@@ -474,6 +482,25 @@ impl Endpoint {
     /// Figures of a live session (or of one whose `Closed` event has only just been polled).
     pub fn stats(&self, session: SessionKey) -> Option<Stats> {
         self.sessions.get(&session).map(|e| e.session.stats())
+    }
+
+    /// Shows every session that lives: its peer and its figures.
+    pub fn for_each_session(&self, mut each: impl FnMut(SessionKey, SocketAddr, &Stats)) {
+        self.sessions.iter().for_each(|(key, e)| each(*key, e.session.remote(), &e.session.stats()));
+    }
+
+    /// Takes what traced sessions have recorded, each session's in order; how many records were left out for want of
+    /// room. With `SessionConfig::trace` it must be called every turn.
+    pub fn take_traces(&mut self, out: &mut Vec<(SessionKey, Record)>) -> u64 {
+        let (records, left_out) = &mut self.last_records;
+        let mut left_out = std::mem::take(left_out);
+        out.append(records);
+        for (key, e) in &mut self.sessions {
+            if let Some(recorder) = e.session.recorder() {
+                left_out += recorder.take(|record| out.push((*key, record)));
+            }
+        }
+        left_out
     }
 
     /// Ends every session politely: CLOSE goes out with the next `poll_transmit` calls.

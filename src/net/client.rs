@@ -3,6 +3,8 @@
 //! Implements: docs/ARCHITECTURE.md, "The client".
 
 use super::driver::{Clock, Driver, Parts, random_bytes};
+use super::stream::{Link, STREAM_DATAGRAM_BYTES, STREAM_PEER, StreamPipe};
+use super::trace::TraceFile;
 use super::udp::{UdpPipe, path_payload};
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
@@ -42,6 +44,8 @@ pub struct ClientOptions {
     pub dest: Option<(PathBuf, Dest)>,
     /// `--sim`, both directions.
     pub sim: Option<Spec>,
+    /// `--trace`.
+    pub trace: Option<TraceFile>,
 }
 
 /// Called by the loop; must not block.
@@ -83,19 +87,47 @@ pub fn run(
     signal: Arc<AtomicI32>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, NetError> {
-    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim } = options;
-    let (pipe, remotes) = bind_for(remotes)?;
-    endpoint.session.max_datagram_bytes =
-        remotes.iter().copied().map(path_payload).max().unwrap_or(endpoint.session.max_datagram_bytes);
+    let mut options = options;
+    let (pipe, remotes) = bind_for(std::mem::take(&mut options.remotes))?;
+    let session = &mut options.endpoint.session;
+    session.max_datagram_bytes =
+        remotes.iter().copied().map(path_payload).max().unwrap_or(session.max_datagram_bytes);
+    options.remotes = remotes;
+    run_over(pipe.with_routed_source().into(), options, signal, observer)
+}
+
+/// The same over a byte stream instead of UDP; `options.remotes` does not count.
+///
+/// # Errors
+/// As those of [`run`].
+pub fn run_over_stream(
+    stream: StreamPipe,
+    mut options: ClientOptions,
+    signal: Arc<AtomicI32>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, NetError> {
+    options.remotes = vec![STREAM_PEER];
+    options.endpoint.session.max_datagram_bytes = STREAM_DATAGRAM_BYTES;
+    run_over(stream.into(), options, signal, observer)
+}
+
+fn run_over(
+    pipe: Link,
+    options: ClientOptions,
+    signal: Arc<AtomicI32>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, NetError> {
+    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, trace } = options;
+    endpoint.session.trace = trace.is_some();
     let (jail, dest) = dest.unzip();
     let store: Box<dyn Store> = match &dest {
         Some(Dest { location: Location::Stream, .. }) => Box::new(stdout_store(&signal)?),
         _ => super::open_store(jail.as_deref(), None)?,
     };
-    let pipe = pipe.with_routed_source();
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
-    let driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+    let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+    driver.set_trace(trace);
     let remotes = remotes.into_iter();
     let attempts = Attempts { remotes, live: Vec::new(), active: None, next_at: None, request, roots, dest };
     Client { driver, attempts, stats: Stats::default(), early: Vec::new(), observer }.run()
@@ -159,7 +191,7 @@ impl Attempts {
     }
 
     /// Tries the next address if its turn has come.
-    fn advance(&mut self, driver: &mut Driver<Endpoint, UdpPipe>) {
+    fn advance(&mut self, driver: &mut Driver<Endpoint, Link>) {
         let now = driver.now();
         if self.active.is_some() || self.next_at.is_some_and(|at| now < at) {
             return;
@@ -173,7 +205,7 @@ impl Attempts {
     }
 
     /// `session` has connected: it is the one. The others fall silent.
-    fn connected(&mut self, session: SessionKey, driver: &mut Driver<Endpoint, UdpPipe>) {
+    fn connected(&mut self, session: SessionKey, driver: &mut Driver<Endpoint, Link>) {
         if self.active.is_some() {
             return;
         }
@@ -199,7 +231,7 @@ impl Attempts {
 }
 
 struct Client<'a> {
-    driver: Driver<Endpoint, UdpPipe>,
+    driver: Driver<Endpoint, Link>,
     attempts: Attempts,
     stats: Stats,
     /// What sessions that have not connected yet have said, in order: data leaves before the first answer, so a

@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Receiving a packet".
 
 use super::event::CloseReason;
+use super::trace::Trace;
 use super::{KEYS_USED_UP, MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::arq::sent::{Content, Settled};
 use crate::congestion::{FeedbackSample, PacketInfo};
@@ -51,12 +52,16 @@ impl Session {
         let number = expand_number(self.received.expected(), header.truncated_number);
         if self.received.is_duplicate(number) {
             self.stats.packets_duplicate += 1;
+            if let Some(t) = &mut self.trace {
+                t.push(now, Trace::Duplicate { number });
+            }
             return;
         }
         let (head, sealed) = packet.split_at_mut(header_len);
         if self.open.exhausted() {
             return self.finish(CloseReason::Protocol(KEYS_USED_UP.into()));
         }
+        let phase = self.open.phase();
         let Ok(payload) = self.open.open(number, header.key_phase, head, sealed) else { return };
         self.heard_at = now;
         if matches!(self.phase, Phase::Confirming) {
@@ -72,6 +77,12 @@ impl Session {
             self.stats.packets_received += 1;
             self.stats.wire_bytes_received += size as u64;
             self.received.on_packet(now, number, size, effects.eliciting, ce);
+            if let Some(t) = &mut self.trace {
+                if self.open.phase() != phase {
+                    t.push(now, Trace::KeyUpdated { is_ours: false, number });
+                }
+                t.push(now, Trace::Received { number, bytes: size as u32 });
+            }
         } else {
             // The sender learns of what is missing, and moves its floor.
             self.received.request_feedback(now + self.feedback_delay());
@@ -81,6 +92,7 @@ impl Session {
             return;
         }
         self.advance(now);
+        self.trace_metrics(now);
     }
 
     fn on_frames(&mut self, now: Instant, number: u64, payload: &[u8]) -> Effects {
@@ -222,6 +234,9 @@ impl Session {
         for s in acked.iter().chain(spurious) {
             self.content_arrived(&s.content);
         }
+        if let Some(t) = &mut self.trace {
+            spurious.iter().for_each(|s| t.push(now, Trace::Spurious { number: s.info.number }));
+        }
         self.stats.packets_spurious += spurious.len() as u64;
         resized |= self.settle_lost(now, lost);
         if resized {
@@ -246,6 +261,9 @@ impl Session {
                 self.path.mtu.on_probe_lost(now, s.info.size_bytes);
             } else {
                 self.stats.packets_lost += 1;
+                if self.trace.is_some() {
+                    self.trace_lost(now, s);
+                }
                 resized |= self.path.mtu.on_lost(now, s.info.size_bytes);
             }
             self.content_missing(&s.content);

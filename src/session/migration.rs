@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Change of address".
 
 use super::Session;
+use super::trace::Trace;
 use rand::Rng;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -55,6 +56,9 @@ impl Session {
             log::debug!("peer moved from {} to {}", self.path.remote, c.remote);
             self.path.move_to(now, c.remote);
             self.rtt.restart();
+            if let Some(t) = &mut self.trace {
+                t.push(now, Trace::Moved { remote: c.remote });
+            }
         }
     }
 }

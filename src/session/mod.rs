@@ -11,6 +11,7 @@ mod path;
 mod request;
 mod tail;
 mod timers;
+pub mod trace;
 
 use crate::arq::control::{ControlReceiver, ControlSender};
 use crate::arq::received::ReceivedNumbers;
@@ -37,6 +38,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub use output::Train;
+use trace::Trace;
 
 /// Control-stream bytes in flight at most, whatever the budget: a bandwidth-delay product of 320 Mbit/s at 100 ms.
 const MAX_CONTROL_WINDOW: u64 = 4 << 20;
@@ -127,6 +129,8 @@ pub struct Session {
     /// Set while a packet is being built; acted on with the next time-out.
     give_up: Option<CloseReason>,
     stats: Stats,
+    /// What happens to packets, when somebody wants to know.
+    trace: Option<Box<trace::Recorder>>,
     events: VecDeque<Event>,
     end_job: bool,
     scratch: (Vec<u8>, Vec<u8>),
@@ -219,6 +223,11 @@ impl Session {
         let Setup { config, remote, local_cid, receive_budget, send_budget, .. } = setup;
         // Replaced at the handshake's end; nothing is sealed before.
         let no_keys = crate::codec::aead::PacketKeys::crc;
+        let is_client = matches!(role, Role::Client { .. });
+        let mut trace = config.trace.then(Box::<trace::Recorder>::default);
+        if let Some(t) = &mut trace {
+            t.push(now, Trace::Started { remote, is_client });
+        }
         Self {
             role,
             phase,
@@ -261,6 +270,7 @@ impl Session {
             streams: false,
             give_up: None,
             stats: Stats::default(),
+            trace,
             events: VecDeque::new(),
             end_job: false,
             scratch: Default::default(),

@@ -4,6 +4,7 @@
 
 use super::event::{CloseReason, Direction, Event};
 use super::{MAX_CONTROL_BUFFER, Phase, Role, Session};
+use crate::endpoint::config::Task;
 use crate::transfer::Request;
 use crate::transfer::filter::Filter;
 use crate::transfer::job::{
@@ -152,6 +153,11 @@ impl Session {
                 if !self.may_receive() {
                     return Err("a manifest that nobody asked for");
                 }
+                if let (Some(roots), Message::Entry(entry)) = (&self.config.only_roots, &message)
+                    && !roots.contains(entry.path.split(|b| *b == b'/').next().unwrap_or_default())
+                {
+                    return Err("something that was not asked for");
+                }
                 self.receiver.handle_message(message)
             }
         }
@@ -208,7 +214,9 @@ impl Session {
                 return Ok(());
             }
         }
-        if writes && !config.allow_writes {
+        if let Some(task) = &config.task {
+            self.serve_task(now, task, request);
+        } else if writes && !config.allow_writes {
             self.refuse(now, StoreErrorKind::Permission, "this server is read-only");
         } else if replaces && !config.allow_overwrite {
             self.refuse(now, StoreErrorKind::Permission, "this server never overwrites files");
@@ -221,6 +229,21 @@ impl Session {
     fn refuse(&mut self, _now: Instant, kind: StoreErrorKind, text: &str) {
         self.write_message(&Message::RequestFailed(StoreError { kind, message: text.into() }));
         self.refused = true;
+    }
+
+    /// The request must be of the kind that the server was started for; the rest is as the task says.
+    fn serve_task(&mut self, now: Instant, task: &Task, request: Request) {
+        match (task, request) {
+            (Task::Receive(dest), Request::Put { .. }) => self.receiver.set_dest(dest.clone()),
+            (Task::Send(roots), Request::Get { compress, chunk_size, .. }) => {
+                self.sender.set_wishes(chunk_size, served(compress));
+                for root in roots {
+                    self.sender.add_root(root.clone());
+                }
+                self.sender.finish_roots();
+            }
+            _ => self.refuse(now, StoreErrorKind::Permission, "this server was started for one other thing"),
+        }
     }
 
     fn serve_request(&mut self, now: Instant, request: Request, allow_sim: bool, serial: u64) {
@@ -238,11 +261,7 @@ impl Session {
                 });
             }
             Request::Get { paths, compress, chunk_size } => {
-                let compress = match compress {
-                    Compression::Zstd(level) => Compression::Zstd(level.min(MAX_SERVED_LEVEL)),
-                    other => other,
-                };
-                self.sender.set_wishes(chunk_size, compress);
+                self.sender.set_wishes(chunk_size, served(compress));
                 for path in paths {
                     let Some(path) = clean(&path) else { return self.refuse_path(now, &path) };
                     self.sender.add_root(jail_root(path));
@@ -380,6 +399,14 @@ impl Session {
 
 fn sends_stream(roots: &[SourceRoot]) -> bool {
     roots.iter().any(|root| root.location == Location::Stream)
+}
+
+/// What a server makes of a wish for compression.
+fn served(compress: Compression) -> Compression {
+    match compress {
+        Compression::Zstd(level) => Compression::Zstd(level.min(MAX_SERVED_LEVEL)),
+        other => other,
+    }
 }
 
 fn scratch_dir(serial: u64) -> Vec<u8> {

@@ -117,6 +117,7 @@ impl Session {
             self.ping_due = true;
         }
         self.advance(now);
+        self.trace_metrics(now);
     }
 
     /// A client that asks for nothing does not keep a slot.

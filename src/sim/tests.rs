@@ -171,6 +171,24 @@ fn an_outage_is_ridden_out() {
 }
 
 #[test]
+fn packets_that_overtake_by_more_than_a_round_trip_are_waited_for() {
+    // Jitter above the delay: the packets that win, from which round trips are measured, say nothing of the others.
+    for (spec, size) in [
+        ("rate=50mbit,queue=30ms,delay=15ms,loss=2%,jitter=20ms", 8_000_000),
+        ("rate=200mbit,queue=5ms,delay=2500us,jitter=4ms", 8_000_000),
+        ("rate=200mbit,queue=50ms,delay=25ms,reorder=5%", 8_000_000),
+    ] {
+        let mut world = World::new(&Scenario::symmetric(base_seed() + 40, profile(spec)));
+        world.client_store(0).insert_file(b"f", pattern(9, size), Default::default());
+        let session = world.put(0, &[b"f"]);
+        world.run().unwrap();
+        let stats = world.report(0, session).stats;
+        assert!(stats.packets_spurious * 50 < stats.packets_sent, "{spec}: {stats:?}");
+        assert!(stats.wire_bytes_sent < size * 6 / 5, "{spec}: {stats:?}");
+    }
+}
+
+#[test]
 fn many_small_files_and_directories() {
     let s = Scenario::symmetric(base_seed(), profile("delay=50ms,rate=200mbit,loss=2%"));
     let mut w = World::new(&s);
@@ -283,4 +301,24 @@ fn more_streamed_files_than_the_manifest_window() {
     w.run().expect("ends");
     let r = w.report(0, key);
     assert_eq!((r.closed, r.failures.len()), (Some(CloseReason::Done), 0));
+}
+
+#[test]
+fn what_was_not_asked_for_is_not_taken() {
+    for (root, taken) in [(&b"f"[..], true), (b"g", false), (b"", false)] {
+        let mut scenario = Scenario::symmetric(1, profile("delay=5ms"));
+        let roots = std::collections::BTreeSet::from([root.to_vec()]);
+        scenario.client.session.only_roots = Some(std::sync::Arc::new(roots));
+        let mut w = World::new(&scenario);
+        w.client_store(0).insert_file(b"f", pattern(1, 3_000), Default::default());
+        let put = w.put(0, &[b"f"]);
+        w.run().expect("a put is not concerned");
+        assert_eq!(w.report(0, put).closed, Some(CloseReason::Done));
+        w.client_store(0).remove(b"f");
+        let get = w.get(0, &[b"f"]);
+        let _ = w.run();
+        let closed = w.report(0, get).closed.clone();
+        assert_eq!(closed == Some(CloseReason::Done), taken, "{closed:?}");
+        assert_eq!(w.client_store(0).get(b"f").is_some(), taken);
+    }
 }

@@ -50,6 +50,8 @@ struct SendChunk {
     plain_bytes: u32,
     crc32: u32,
     data: Bytes,
+    /// Bytes of all chunks before this one, as they were encoded.
+    start: u64,
     next_offset: u32,
     acked: RangeSet,
 }
@@ -452,6 +454,7 @@ impl Sender {
                     plain_bytes,
                     crc32,
                     data,
+                    start: 0,
                     next_offset: 0,
                     acked: RangeSet::new(),
                 });
@@ -500,6 +503,7 @@ impl Sender {
         self.shrinks = c.codec != ChunkCodec::Raw;
         self.fresh_bytes += c.data.len() as u64;
         self.counters.chunk_bytes_plain += u64::from(c.plain_bytes);
+        c.start = self.counters.chunk_bytes_encoded;
         self.counters.chunk_bytes_encoded += c.data.len() as u64;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());

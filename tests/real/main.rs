@@ -3,6 +3,8 @@
 //! Every test has a server of its own on a free port, and a directory of its own. Tests that need root or a tool
 //! that is not there say `SKIPPED: ...` and count as skipped in the summary of `ci.sh`.
 
+mod browser;
+mod copy;
 mod crowd;
 mod disk;
 mod echo;
@@ -15,6 +17,8 @@ mod pipes;
 mod rules;
 mod serving;
 mod settings;
+mod sshd;
 mod support;
 mod sync;
 mod transfer;
+mod watching;

@@ -12,6 +12,7 @@ fn options(remotes: &[&str]) -> ClientOptions {
         roots: Vec::new(),
         dest: None,
         sim: None,
+        trace: None,
     }
 }
 

@@ -71,6 +71,11 @@ impl Sender {
         self.slots.get(r.slot as usize).filter(|s| s.epoch == r.epoch)?.chunk.as_ref()
     }
 
+    /// Where the segment lies when all chunks of the session are laid end to end; `None` when its chunk is gone.
+    pub fn stream_offset(&self, r: &SegmentRef) -> Option<u64> {
+        self.chunk_of(r).map(|c| c.start + u64::from(r.offset))
+    }
+
     /// Bytes that the frame of this segment takes; zero when its chunk is gone.
     pub fn segment_frame_bytes(&self, r: &SegmentRef, last: bool) -> usize {
         let Some(c) = self.chunk_of(r) else { return 0 };
