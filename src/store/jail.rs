@@ -11,6 +11,7 @@ use super::error::{from_io, wrong_kind};
 use super::fs::{DirOps, Disk, File, FileType, How, Local};
 use super::names::{HIDDEN_PREFIX, split_first, split_last};
 use crate::transfer::job::{Meta, StoreError};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io;
@@ -85,6 +86,34 @@ impl DirHandle {
     /// Removes a name that is not a directory; errors do not matter to the caller.
     pub(crate) fn unlink(&self, name: &[u8]) {
         let _ = self.ops.unlink(name);
+    }
+}
+
+/// What of mode and time is taken over from the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Preserve {
+    /// The modification time.
+    pub(crate) mtime: bool,
+    /// `None`: the mode; else the mode that files get instead, that of new ones.
+    pub(crate) new_mode: Option<u32>,
+}
+
+impl Default for Preserve {
+    fn default() -> Self {
+        Self { mtime: true, new_mode: None }
+    }
+}
+
+impl Preserve {
+    /// As the client wishes.
+    pub(crate) fn new(no_mode: bool, no_mtime: bool) -> Self {
+        let new_mode = no_mode.then(|| {
+            // The only way to learn it is to set it; nobody else makes files meanwhile but this thread.
+            let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+            rustix::process::umask(mask);
+            0o666 & !mask.bits()
+        });
+        Self { mtime: !no_mtime, new_mode }
     }
 }
 

@@ -5,7 +5,7 @@
 use super::digest::{Layout, RangeSet, Received};
 use super::error::{digest_mismatch, forbidden, from_io, refuse};
 use super::fs::{File, FileOps};
-use super::jail::{DirHandle, permitted_mode};
+use super::jail::{DirHandle, Preserve, permitted_mode};
 use super::journal::{Identity, Journal};
 use super::partial::Staged;
 use crate::codec::chunk::{crc32, decode_chunk};
@@ -30,6 +30,8 @@ pub(crate) struct Sink {
     /// Existing files.
     pub(crate) overwrite: Overwrite,
     buffer: Vec<u8>,
+    stream: bool,
+    preserve: Preserve,
 }
 
 /// Reads exactly `len` bytes at `offset` into `buffer`; a file that ends before is an `UnexpectedEof`.
@@ -75,7 +77,42 @@ impl Sink {
         overwrite: Overwrite,
     ) -> Self {
         let received = Received::new(layout, have);
-        Self { staged, file, received, journal, shown, target, place, meta, overwrite, buffer: Vec::new() }
+        Self {
+            staged,
+            file,
+            received,
+            journal,
+            shown,
+            target,
+            place,
+            meta,
+            overwrite,
+            buffer: Vec::new(),
+            preserve: Preserve::default(),
+            stream: false,
+        }
+    }
+
+    /// What of mode and time is set at the end.
+    pub(crate) fn preserving(mut self, preserve: Preserve) -> Self {
+        self.preserve = preserve;
+        self
+    }
+
+    /// A file of unknown size, that nobody can go on with.
+    pub(crate) fn into_stream(mut self) -> Self {
+        self.stream = true;
+        self
+    }
+
+    /// Whether it began as one of unknown size.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.stream
+    }
+
+    /// A stream has ended.
+    pub(crate) fn set_size(&mut self, bytes: u64) {
+        self.received.layout.size = bytes;
     }
 
     /// The chunks that are whole.
@@ -196,7 +233,7 @@ impl Sink {
             }
             Some(_) => {}
         }
-        set_meta(&*self.file, &self.meta).map_err(|e| self.write_error(&e))
+        set_meta(&*self.file, &self.meta, self.preserve).map_err(|e| self.write_error(&e))
     }
 
     /// Gives up the hidden file and its handle, which holds the lock.
@@ -230,7 +267,7 @@ pub(crate) fn verified(file: &dyn FileOps, journal: &Journal, layout: Layout) ->
 }
 
 /// Sets mode and mtime of a file that is about to get its name.
-pub(crate) fn set_meta(file: &dyn FileOps, meta: &Meta) -> io::Result<()> {
-    file.set_mode(permitted_mode(meta))?;
-    file.set_times(meta)
+pub(crate) fn set_meta(file: &dyn FileOps, meta: &Meta, preserve: Preserve) -> io::Result<()> {
+    file.set_mode(preserve.new_mode.unwrap_or(permitted_mode(meta)))?;
+    if preserve.mtime { file.set_times(meta) } else { Ok(()) }
 }

@@ -11,7 +11,7 @@ use rand::RngExt;
 use rustix::io::Errno;
 use std::io;
 use std::sync::Mutex;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// The largest file that fits.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -292,6 +292,11 @@ impl FileOps for SimFile {
 
     fn allocate(&self, _bytes: u64) -> io::Result<()> {
         self.0.begin(Op::Allocate).map(|_| ())
+    }
+
+    fn read_stream(&self, _buffer: &mut Vec<u8>, _wait: Duration) -> io::Result<Option<usize>> {
+        // No simulated machine has a pipe.
+        Err(Errno::OPNOTSUPP.into())
     }
 }
 

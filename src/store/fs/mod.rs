@@ -10,7 +10,7 @@ use crate::transfer::job::Meta;
 pub(crate) use rustix::fs::FileType;
 use std::fmt::Debug;
 use std::io;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// What stands under a name, or behind a handle.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +66,9 @@ pub(crate) trait FileOps: Debug + Send + Sync {
     fn free_bytes(&self) -> Option<u64>;
     /// Sets aside room for `bytes`; its length stays.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
+    /// Reads what comes next of a stream into the spare capacity of `buffer`: how much, 0 at its end; `None`: nothing
+    /// has come within the wait.
+    fn read_stream(&self, buffer: &mut Vec<u8>, wait: Duration) -> io::Result<Option<usize>>;
 }
 
 /// An open file.

@@ -8,6 +8,7 @@ use crate::transfer::job::Meta;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom, Timespec};
 use rustix::fs::{Timestamps, fstat};
 use rustix::io::Errno;
@@ -26,7 +27,7 @@ fn as_path(bytes: &[u8]) -> &Path {
 }
 
 /// Repeats a system call that a signal interrupted.
-fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+pub(crate) fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     rustix::io::retry_on_intr(call).map_err(io::Error::from)
 }
 
@@ -105,6 +106,18 @@ impl FileOps for OwnedFd {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         retry(|| rustix::fs::fallocate(self, FallocateFlags::KEEP_SIZE, 0, bytes))
+    }
+
+    fn read_stream(&self, buffer: &mut Vec<u8>, wait: Duration) -> io::Result<Option<usize>> {
+        let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        if retry(|| poll(&mut fds, Some(&wait)))? == 0 {
+            return Ok(None);
+        }
+        match rustix::io::read(self, spare_capacity(buffer)) {
+            Err(Errno::INTR | Errno::AGAIN) => Ok(None),
+            other => Ok(Some(other?)),
+        }
     }
 }
 
