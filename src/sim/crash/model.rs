@@ -64,7 +64,7 @@ pub(super) struct Causes {
     pub(super) stopped: bool,
     pub(super) server_stopped: bool,
     pub(super) slow: bool,
-    /// The client got another address during this run.
+    /// The client got another address in this run before it was heard: docs/SIMULATION.md, "Open findings".
     pub(super) moved: bool,
     /// Checked bytes of a partial have rotted before they were hashed.
     pub(super) rotten: bool,
@@ -396,15 +396,15 @@ impl Causes {
             CloseReason::Unreachable { .. } | CloseReason::TimedOut { .. } => {
                 self.link || self.server_gone || self.slow
             }
-            CloseReason::PeerClosed(_) => self.server_stopped,
+            CloseReason::PeerClosed(_) => self.server_stopped || self.moved,
+            CloseReason::Protocol(_) => self.moved,
             CloseReason::Interrupted => self.stopped,
             CloseReason::Refused(_) => {
                 self.disks.io_errors() + self.disks.no_space + self.disks.quota > 0 || self.dest_removed
             }
             CloseReason::RetriesExhausted { .. }
             | CloseReason::WrongKey
-            | CloseReason::SecurityMismatch(_)
-            | CloseReason::Protocol(_) => false,
+            | CloseReason::SecurityMismatch(_) => false,
         };
         if explained { Ok(()) } else { Err(format!("a session ended without a cause: {reason:?}")) }
     }
