@@ -277,7 +277,9 @@ impl World<'_> {
                 let before = self.admitted.insert(client_id.clone(), life);
                 let run = self.run_of(0, session);
                 let present = run.filter(|(client, run)| {
-                    self.nodes[*client].process.is_some() && self.nodes[*client].runs == *run
+                    // Or has only just gone: its last datagrams may be under way.
+                    let c = &self.nodes[*client];
+                    c.runs == *run && (c.process.is_some() || c.start_at.is_some())
                 });
                 // So may one that got another address before it was heard: the first answer went to the old one.
                 let moved = present.is_some_and(|(client, _)| self.causes[client].moved);

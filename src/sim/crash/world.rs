@@ -25,7 +25,7 @@ const PORT: u16 = 5770;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Idle and connect time-outs of the sessions: shorter than the defaults, so that runs are short.
 pub(super) const IDLE: Duration = Duration::from_secs(8);
-const CONNECT: Duration = Duration::from_secs(4);
+const CONNECT: Duration = Duration::from_secs(8);
 /// Between the failure of a command and its next run.
 const RERUN_AFTER: Duration = Duration::from_millis(300);
 /// Packets after which keys are updated: every transfer passes through some updates.

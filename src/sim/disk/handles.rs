@@ -340,7 +340,8 @@ impl DirOps for SimDir {
     }
 
     fn open_file(&self, name: &[u8], how: How) -> io::Result<File> {
-        let op = if how == How::Read { Op::Open } else { Op::Create };
+        let there = self.0.disk.state().entry(self.0.ino, name).is_ok();
+        let op = if how == How::Read || there { Op::Open } else { Op::Create };
         let mut s = self.0.begin(op)?.0;
         let ino = match s.entry(self.0.ino, name) {
             Ok(_) if how == How::CreateNew => return Err(Errno::EXIST.into()),
@@ -363,7 +364,9 @@ impl DirOps for SimDir {
     }
 
     fn make_dir(&self, name: &[u8], mode: u32) -> io::Result<()> {
-        let mut s = self.0.begin(Op::MakeDir)?.0;
+        // As the kernel does: whether it is there comes before whether there is room.
+        let there = self.0.disk.state().entry(self.0.ino, name).is_ok();
+        let mut s = self.0.begin(if there { Op::Look } else { Op::MakeDir })?.0;
         if s.entry(self.0.ino, name).is_ok() {
             return Err(Errno::EXIST.into());
         }
