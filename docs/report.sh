@@ -31,5 +31,5 @@ EOT
 unshare --net --map-root-user bash transfers.sh "$fulmar"
 "$fulmar" report adaptive.sqlog cubic.sqlog -o page.html --title 'Two uploads of 20 MB: 80 ms, 50 Mbit/s, 1 % loss'
 chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$dir/profile" \
-    --window-size=1100,1980 --screenshot="$here/docs/report.png" "file://$dir/page.html" > /dev/null 2>&1
+    --window-size=1100,1865 --screenshot="$here/docs/report.png" "file://$dir/page.html" > /dev/null 2>&1
 ls -l "$here/docs/report.png"

@@ -41,7 +41,9 @@ Exit codes:
   143  ended by SIGTERM (serve: 0)
 With several files the others go on when one fails; the highest code wins.
 
-Environment: FULMAR_KEY_FILE (see above), RUST_LOG (as in fulmar=debug).";
+Environment: FULMAR_KEY_FILE (see above), RUST_LOG (as in fulmar=debug),
+FULMAR_KEYLOG (a file to which the secrets of sessions are appended, so that
+Wireshark can decrypt them: for studies only).";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
@@ -136,6 +138,12 @@ Examples:
 The key has 256 random bits, written as 64 hexadecimal digits. An existing file
 is never overwritten.";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  fulmar completions bash > ~/.local/share/bash-completion/completions/fulmar
+  fulmar completions zsh > ~/.zfunc/_fulmar       (a directory in your fpath)
+  fulmar completions fish > ~/.config/fish/completions/fulmar.fish";
+
 /// fulmar moves files over UDP across links that lose, corrupt, delay and reorder packets, at the speed of the link.
 #[derive(Debug, Parser)]
 #[command(name = "fulmar", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
@@ -181,6 +189,12 @@ pub enum Command {
     /// Make a key that both sides can use
     #[command(after_help = KEYGEN_EXAMPLES)]
     Keygen(KeygenArgs),
+    /// Print the completions of a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Where the shared secret comes from.
@@ -227,7 +241,7 @@ pub struct LinkArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Link")]
 pub struct ConnectArgs {
-    /// Give up when the server has not answered for so long [default: 10]
+    /// Give up when the server has not answered for so long [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub connect_timeout: Option<String>,
     /// Give up when one segment was sent so often in vain [default: only --timeout gives up]
@@ -481,4 +495,20 @@ pub struct KeygenArgs {
     /// The file to make, or - for stdout
     #[arg(default_value = "fulmar.key", value_name = "FILE")]
     pub file: PathBuf,
+}
+
+/// `fulmar completions`
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `fulmar man`
+#[derive(Clone, Debug, Args)]
+pub struct ManArgs {
+    /// Where the pages go
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }

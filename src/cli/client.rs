@@ -7,7 +7,7 @@ use super::exit::Failure;
 use super::host::Target;
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{key, options, signals, trace};
+use super::{key, key_log, options, signals, trace};
 use crate::endpoint::config::EndpointConfig;
 use crate::net::client::{self, ClientOptions, NetError, Observer, Outcome};
 use crate::net::stream::StreamPipe;
@@ -64,6 +64,7 @@ impl Setup {
         let remotes = target.resolve(options::family(connect))?;
         let mut endpoint = EndpointConfig::new(secret);
         endpoint.session = session;
+        endpoint.session.key_log = key_log::from_environment()?;
         let request = Request::List { path: Vec::new() };
         let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim, trace };
         Ok(Self { target, options })

@@ -9,10 +9,12 @@ pub mod cp;
 pub mod demo;
 pub mod echo;
 pub mod exit;
+pub mod generate;
 pub mod get;
 pub mod host;
 pub mod json;
 pub mod key;
+pub mod key_log;
 pub mod keygen;
 pub mod ls;
 pub mod options;
@@ -35,8 +37,8 @@ use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 11] =
-    ["bench", "report", "top", "serve", "cp", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 12] =
+    ["completions", "bench", "report", "top", "serve", "cp", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
@@ -51,6 +53,8 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Keygen(args) => keygen::run(args),
+            Self::Completions(args) => generate::completions(args),
+            Self::Man(args) => generate::man(args),
             Self::Report(args) => trace_report::run(args),
             Self::Top(args) => top::run(args),
         }
@@ -68,6 +72,8 @@ impl Command {
             Self::Demo(_) => "demo",
             Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
             Self::Report(_) => "report",
             Self::Top(_) => "top",
         }
@@ -75,7 +81,12 @@ impl Command {
 
     fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Serve(_) | Self::Keygen(_) | Self::Report(_) | Self::Top(_) => None,
+            Self::Serve(_)
+            | Self::Keygen(_)
+            | Self::Report(_)
+            | Self::Top(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
             Self::Cp(args) => Some(&args.output),
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),

@@ -4,7 +4,7 @@
 
 use super::args::ServeArgs;
 use super::exit::{self, Failure};
-use super::{key, options, signals, terminal, text, trace, watch};
+use super::{key, key_log, options, signals, terminal, text, trace, watch};
 use crate::endpoint::config::{EndpointConfig, Secret};
 use crate::net::server::{Server, ServerOptions};
 
@@ -28,6 +28,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
     let watch = watch::options(args)?;
     let mut endpoint = EndpointConfig::new(secret.clone());
     endpoint.session = session;
+    endpoint.session.key_log = key_log::from_environment()?;
     endpoint.server = Some(server);
     let server = Server::bind(ServerOptions {
         listen,

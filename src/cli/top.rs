@@ -60,9 +60,9 @@ pub fn run(args: &TopArgs) -> Result<u8, Failure> {
         return Err(Failure::usage("stdout is no terminal: use fulmar top --once"));
     }
     // Whoever is not there at the beginning is an error; who goes away later is waited for.
-    source::fetch(address, &host)?;
+    let first = source::fetch(address, &host)?;
     let signal = signals::install(None)?;
-    let source = Source::start(address, host)?;
+    let source = Source::start(address, host, first)?;
     let mut screen = ratatui::try_init().map_err(|error| {
         Failure::new(exit::OTHER, format!("cannot draw on this terminal: {}", text::io_error(&error)))
     })?;

@@ -2,6 +2,7 @@
 //! Owns: half-open handshakes, the cookie key, the budget of PAKE computations, failed guesses per address.
 //! Implements: docs/PROTOCOL.md, "Admission".
 
+use super::throttle::{Bucket, Throttle};
 use crate::codec::handshake::{
     ClientShare, CookieKey, ENTROPY_BYTES, ServerHandshake, SessionKeys, Transcript,
 };
@@ -28,6 +29,13 @@ const PAKES_PER_SEC: f64 = 400.0;
 const PAKE_BURST: f64 = 64.0;
 /// Below so many left, a Hello needs a cookie.
 const COOKIE_BELOW_PAKES: f64 = 32.0;
+/// The last ones are for networks that have not used up a share of their own, so that somebody who computes as fast as he is let
+/// keeps nobody else out.
+const PAKES_RESERVED: f64 = 16.0;
+/// That share, a second and at once.
+const NETWORK_PAKES: (f64, f64) = (20.0, 16.0);
+/// The Reply is repeated this often at most, however often the Hello comes: half of the shortest pause between two Hellos of a client.
+const REPLY_SPACING: Duration = Duration::from_millis(50);
 /// A cookie is good for one to two of these.
 const COOKIE_BUCKET: Duration = Duration::from_secs(30);
 /// Wait after the first failed guess from an address; doubles with each, up to 64 times.
@@ -36,6 +44,10 @@ const GUESS_PAUSE: Duration = Duration::from_millis(100);
 const MAX_GUESSERS: usize = 1024;
 /// Failed guesses are forgotten after so long without another.
 const GUESS_MEMORY: Duration = Duration::from_secs(60);
+/// How often they are looked through for that.
+const GUESS_SWEEP: Duration = Duration::from_secs(1);
+/// What a client is told that finds no room.
+const BUSY: &str = "the server has as many sessions as it allows: try again later";
 
 /// A handshake that was answered and not confirmed.
 #[derive(Debug)]
@@ -47,6 +59,8 @@ struct HalfOpen {
     keys: SessionKeys,
     params: Params,
     created_at: Instant,
+    /// When the Reply was given last.
+    replied_at: Instant,
     /// The Reply was repeated, so that nobody knows which one the Confirm answers.
     repeated: bool,
     /// A confirmation did not fit, and was counted.
@@ -81,7 +95,7 @@ struct Guesser {
 pub struct AdmissionCounters {
     /// Hellos answered with a Retry.
     pub retries: u64,
-    /// Hellos dropped for want of PAKE budget, and Hellos and Confirms that came too soon after a failed guess.
+    /// Hellos dropped for want of PAKE budget or because strangers asked too often, and Hellos and Confirms that came too soon after a failed guess.
     pub dropped: u64,
     /// Confirmations that did not fit.
     pub wrong_keys: u64,
@@ -101,9 +115,12 @@ pub(super) struct Admission {
     live: HashSet<(Cid, SocketAddr)>,
     cookie_key: CookieKey,
     epoch: Instant,
-    pakes: f64,
-    pakes_at: Instant,
+    pakes: Bucket,
+    /// Networks that computed of late, and what is left of their own share.
+    pake_users: HashMap<IpAddr, Bucket>,
+    throttle: Throttle,
     guessers: HashMap<IpAddr, Guesser>,
+    swept_at: Instant,
     pub(super) refusals: Refusals,
 }
 
@@ -118,9 +135,11 @@ impl Admission {
             live: HashSet::new(),
             cookie_key: CookieKey::new(key),
             epoch: now,
-            pakes: PAKE_BURST,
-            pakes_at: now,
+            pakes: Bucket::new(now, PAKE_BURST),
+            pake_users: HashMap::new(),
+            throttle: Throttle::new(now, rng),
             guessers: HashMap::new(),
+            swept_at: now,
             refusals: Refusals::default(),
         }
     }
@@ -140,10 +159,7 @@ impl Admission {
         self.expire(now);
         let (hello, core) = match Hello::decode(packet) {
             Ok(found) => found,
-            Err(_) => return self.on_other_version(packet),
-        };
-        let reject = |code, text: &str| {
-            Some(Reject { client_cid: hello.client_cid, code, text: text.into() }.encode())
+            Err(_) => return self.on_other_version(now, remote, packet),
         };
         let wanted = match secret {
             Secret::Key(_) => Security::Aes128Gcm,
@@ -151,25 +167,27 @@ impl Admission {
         };
         if hello.security != wanted {
             self.refusals.count(Refusal::Security);
-            return match wanted {
-                Security::Aes128Gcm => reject(
-                    RejectCode::Security,
-                    "the server encrypts and this client runs with --insecure: give the server's key instead",
-                ),
-                Security::Insecure => {
-                    reject(RejectCode::Security, "the server runs with --insecure: give --insecure here too")
+            let text = match wanted {
+                Security::Aes128Gcm => {
+                    "the server encrypts and this client runs with --insecure: give the server's key instead"
                 }
+                Security::Insecure => "the server runs with --insecure: give --insecure here too",
             };
+            return self.reject(now, remote, hello.client_cid, RejectCode::Security, text);
         }
         if let Some(known) = self.by_client.get(&(hello.client_cid, remote)) {
             let h = self.half_open.get_mut(known)?;
-            // The same Hello again: the Reply was lost, or is slow.
-            if h.hello_core == core {
-                h.repeated = true;
-                return Some(Reply { attempt: hello.attempt, ..h.reply.clone() }.encode());
+            if h.hello_core != core {
+                self.refusals.count(Refusal::Conflict);
+                return None;
             }
-            self.refusals.count(Refusal::Conflict);
-            return None;
+            // The same Hello again: the Reply was lost, or is slow.
+            if now < h.replied_at + REPLY_SPACING {
+                self.refusals.count(Refusal::Overload);
+                return None;
+            }
+            (h.repeated, h.replied_at) = (true, now);
+            return Some(Reply { attempt: hello.attempt, ..h.reply.clone() }.encode());
         }
         if self.live.contains(&(hello.client_cid, remote)) {
             self.refusals.count(Refusal::Conflict);
@@ -177,18 +195,36 @@ impl Admission {
         }
         if !room {
             self.refusals.count(Refusal::Busy);
-            return reject(RejectCode::Busy, "the server has as many sessions as it allows: try again later");
+            return self.reject(now, remote, hello.client_cid, RejectCode::Busy, BUSY);
         }
         self.respond(now, remote, &hello, core, secret, params, rng)
     }
 
-    fn on_other_version(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
+    /// A refusal, if a stranger at that address may have an answer now.
+    fn reject(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        client_cid: Cid,
+        code: RejectCode,
+        text: &str,
+    ) -> Option<Vec<u8>> {
+        self.may_answer(now, remote).then(|| Reject { client_cid, code, text: text.into() }.encode())
+    }
+
+    fn may_answer(&mut self, now: Instant, remote: SocketAddr) -> bool {
+        let allowed = self.throttle.allows(now, network_of(remote.ip()));
+        self.refusals.add(Refusal::Overload, u64::from(!allowed));
+        allowed
+    }
+
+    fn on_other_version(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) -> Option<Vec<u8>> {
         match Hello::cid_of_any_version(packet) {
             Some((version, client_cid)) if version != VERSION => {
                 self.refusals.count(Refusal::Version);
                 let text =
                     format!("this server speaks version {VERSION} of the protocol, the client {version}");
-                Some(Reject { client_cid, code: RejectCode::Version, text }.encode())
+                self.reject(now, remote, client_cid, RejectCode::Version, &text)
             }
             _ => {
                 self.refusals.count(Refusal::Checksum);
@@ -208,21 +244,25 @@ impl Admission {
         params: Params,
         rng: &mut StdRng,
     ) -> Option<Vec<u8>> {
-        let bucket = (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs();
-        let validated = hello.cookie.is_some_and(|c| self.cookie_key.check(remote, &hello.share, bucket, &c));
-        self.refill(now);
-        let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || self.pakes < COOKIE_BELOW_PAKES;
-        if loaded && !validated {
-            self.refusals.count(Refusal::Cookie);
-            let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
-            return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
+        let left = self.pakes.refill(now, PAKES_PER_SEC, PAKE_BURST);
+        let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || left < COOKIE_BELOW_PAKES;
+        if loaded {
+            let bucket = (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs();
+            let valid = |c: &[u8; 16]| self.cookie_key.check(remote, &hello.share, bucket, c);
+            if !hello.cookie.as_ref().is_some_and(valid) {
+                if !self.may_answer(now, remote) {
+                    return None;
+                }
+                self.refusals.count(Refusal::Cookie);
+                let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
+                return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
+            }
         }
         let waits = is_waiting(&self.guessers, now, remote.ip());
-        if self.pakes < 1.0 || waits {
+        if waits || !self.may_compute(now, remote.ip(), left) {
             self.refusals.count(if waits { Refusal::Guessing } else { Refusal::Overload });
             return None;
         }
-        self.pakes -= 1.0;
         let mut entropy = zeroize::Zeroizing::new([0u8; ENTROPY_BYTES]);
         rng.fill_bytes(&mut *entropy);
         let answered = ServerHandshake::respond(secret, &entropy, &ClientShare(hello.share));
@@ -253,11 +293,28 @@ impl Admission {
             keys,
             params: hello.params,
             created_at: now,
+            replied_at: now,
             repeated: false,
             failed: false,
         };
         self.half_open.insert(cid, half_open);
         Some(packet)
+    }
+
+    /// Takes a PAKE computation from the budget, of which `left` are there, if this address may have one.
+    fn may_compute(&mut self, now: Instant, ip: IpAddr, left: f64) -> bool {
+        if left < 1.0 {
+            return false;
+        }
+        let (per_sec, most) = NETWORK_PAKES;
+        let own = self.pake_users.entry(network_of(ip)).or_insert(Bucket::new(now, most));
+        if own.refill(now, per_sec, most) >= 1.0 {
+            own.take();
+        } else if left <= PAKES_RESERVED {
+            return false;
+        }
+        self.pakes.take();
+        true
     }
 
     /// A Confirm for a connection ID without a session: admitted, or perhaps an answer.
@@ -267,11 +324,8 @@ impl Admission {
         packet: &[u8],
         room: bool,
     ) -> Result<Admitted, Option<Vec<u8>>> {
-        let Ok(body) = strip_trailer(packet) else {
-            self.refusals.count(Refusal::Checksum);
-            return Err(None);
-        };
-        let Ok((header, _)) = ProtectedHeader::decode(body) else {
+        // Unknown ones first: they are what a flood is made of, and cost no pass over the packet.
+        let Ok((header, _)) = ProtectedHeader::decode(packet) else {
             self.refusals.count(Refusal::Malformed);
             return Err(None);
         };
@@ -279,29 +333,29 @@ impl Admission {
             self.refusals.count(Refusal::Stray);
             return Err(None);
         };
+        if strip_trailer(packet).is_err() {
+            self.refusals.count(Refusal::Checksum);
+            return Err(None);
+        }
         // Handshakes gathered beforehand must not make many guesses at once; an honest Confirm comes again.
         if !h.failed && is_waiting(&self.guessers, now, h.remote.ip()) {
             self.refusals.count(Refusal::Guessing);
             return Err(None);
         }
-        let reject = |code, text: &str| Reject { client_cid: h.client_cid, code, text: text.into() }.encode();
+        let (client_cid, remote) = (h.client_cid, h.remote);
         // After one that does not fit, one that does is still welcome: whoever knows the Reply can spoil the first, and no second
         // guess is possible in a handshake, since the share in the Hello holds for one password only.
         if !h.keys.confirm_matches(&confirm) {
-            let answer = reject(RejectCode::WrongKey, "the key is not this server's");
-            let (again, ip) = (std::mem::replace(&mut h.failed, true), h.remote.ip());
-            if !again {
+            if !std::mem::replace(&mut h.failed, true) {
                 self.refusals.count(Refusal::WrongKey);
-                self.note_failure(now, ip);
+                self.note_failure(now, remote.ip());
             }
-            return Err(Some(answer));
+            let text = "the key is not this server's";
+            return Err(self.reject(now, remote, client_cid, RejectCode::WrongKey, text));
         }
         if !room {
             self.refusals.count(Refusal::Busy);
-            return Err(Some(reject(
-                RejectCode::Busy,
-                "the server has as many sessions as it allows: try again later",
-            )));
+            return Err(self.reject(now, remote, client_cid, RejectCode::Busy, BUSY));
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
         self.by_client.remove(&(h.client_cid, h.remote));
@@ -336,12 +390,6 @@ impl Admission {
         *g = Guesser { failures: g.failures.saturating_add(1), last_at: now };
     }
 
-    fn refill(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.pakes_at).as_secs_f64();
-        self.pakes = (self.pakes + elapsed * PAKES_PER_SEC).min(PAKE_BURST);
-        self.pakes_at = now;
-    }
-
     fn make_room(&mut self) {
         while self.half_open.len() >= MAX_HALF_OPEN {
             let Some((_, cid)) = self.order.pop_front() else { break };
@@ -366,7 +414,13 @@ impl Admission {
                 self.forget(cid);
             }
         }
+        if now < self.swept_at + GUESS_SWEEP {
+            return;
+        }
+        self.swept_at = now;
         self.guessers.retain(|_, g| now < g.last_at + GUESS_MEMORY);
+        let (per_sec, most) = NETWORK_PAKES;
+        self.pake_users.retain(|_, own| own.refill(now, per_sec, most) < most);
     }
 
     /// The figures by which admission is judged.
@@ -387,8 +441,7 @@ impl Admission {
     }
 }
 
-/// Whether an address has to wait after its failed guesses.
-/// Whose guesses are counted together: an IPv4 address, or an IPv6 network of 64 bits, which one host may use as it likes.
+/// Whose guesses, computations and questions are counted together: an IPv4 address, or an IPv6 network of 64 bits, which one host may use as it likes.
 fn network_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
@@ -396,6 +449,7 @@ fn network_of(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether an address has to wait after its failed guesses.
 fn is_waiting(guessers: &HashMap<IpAddr, Guesser>, now: Instant, ip: IpAddr) -> bool {
     guessers
         .get(&network_of(ip))

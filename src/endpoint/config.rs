@@ -2,6 +2,7 @@
 //! Owns: nothing; values with the defaults and bounds that docs/PROTOCOL.md names.
 //! Implements: docs/PROTOCOL.md, "Parameters".
 
+use crate::codec::key_log::KeyLog;
 use crate::congestion::ControllerKind;
 use crate::transfer::DEFAULT_CHUNK_SIZE;
 use crate::transfer::job::{Compression, Dest, SourceRoot};
@@ -51,6 +52,8 @@ pub struct SessionConfig {
     pub client_id: String,
     /// Largest datagram to try (UDP payload), from the interface MTU.
     pub max_datagram_bytes: u32,
+    /// Where the secrets of sessions are written for whoever shall decrypt captures of them: normally nowhere.
+    pub key_log: Option<KeyLog>,
     /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
     pub trace: bool,
     /// A client that receives: the first components of the paths that may come; whatever else comes ends the session.
@@ -66,11 +69,12 @@ impl Default for SessionConfig {
             window_cap_bytes: None,
             chunk_size: DEFAULT_CHUNK_SIZE,
             compress: Compression::Auto,
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             max_retries: None,
             client_id: String::new(),
             max_datagram_bytes: 1472,
+            key_log: None,
             trace: false,
             only_roots: None,
         }

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// The longest time in which a stop asked for by another thread (not by a signal) goes unseen.
 const HEARTBEAT: Duration = Duration::from_millis(100);
+/// Niceness of a server that may choose it: below that of ordinary programs (0), above that of the kernel's own threads (-20).
+const NICENESS: i32 = -10;
 /// How long the last words to the peers may take to leave.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -120,6 +122,7 @@ impl Server {
     /// # Errors
     /// The disk thread or the poll failed. No peer and no network trouble ends the loop.
     pub fn run(self, signal: Arc<AtomicI32>) -> Result<(), NetError> {
+        raise_priority();
         let Self { options, pipe, local, store, watch, once } = self;
         let ServerOptions { dir, mut endpoint, sim, trace, .. } = options;
         endpoint.session.trace = trace.is_some();
@@ -155,6 +158,14 @@ impl Server {
         handle_events(&mut driver, (&mut server_log, watch.as_mut()), max_payload);
         server_log.refused(driver.core().refusals());
         driver.finish()
+    }
+}
+
+/// What the loop does not read in time, the socket drops, and a thousand programs beside it can keep it from reading for a second.
+/// It is seldom busy for long, so it asks to go first when it is, if it may (root and CAP_SYS_NICE may).
+fn raise_priority() {
+    if let Err(e) = rustix::process::setpriority_process(None, NICENESS) {
+        log::debug!("no priority over other processes: {e}");
     }
 }
 

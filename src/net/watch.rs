@@ -5,6 +5,7 @@
 use super::client::NetError;
 use crate::endpoint::Endpoint;
 use crate::session::event::{CloseReason, Direction, Event, Stats};
+use crate::session::refusal::Refusal;
 use crate::store::SessionKey;
 use crate::transfer::Request;
 use crate::transfer::job::EntryKind;
@@ -265,7 +266,8 @@ impl Watch {
         let sessions_now = views.len();
         views.truncate(MAX_VIEWS);
         let before = self.last.take().map(|(_, before)| before).unwrap_or_default();
-        let (admission, half_open) = core.admission();
+        let (_, half_open) = core.admission();
+        let refusals = core.refusals();
         let snapshot = Snapshot {
             version: env!("CARGO_PKG_VERSION"),
             listen: self.about.listen.to_string(),
@@ -275,13 +277,7 @@ impl Watch {
             sessions_max: self.about.max_sessions,
             half_open,
             rates: counters.rates_since(&before, seconds),
-            refusals: vec![
-                ("wrong_key", admission.wrong_keys),
-                ("busy", admission.busy),
-                ("overload", admission.dropped),
-                ("cookie", admission.retries),
-                ("checksum", admission.corrupted),
-            ],
+            refusals: Refusal::ALL.map(|why| (why.name(), refusals.get(why))).into(),
             sessions: views,
             files: self.files.iter().cloned().collect(),
             rtt: self.rtt.clone(),

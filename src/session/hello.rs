@@ -21,6 +21,9 @@ const HELLO_TIMES_MS: [u64; 4] = [0, 100, 250, 500];
 const HELLO_SPACING_MS: [u64; 2] = [250, 500];
 /// Repeats with the shorter spacing.
 const EAGER_REPEATS: u64 = 10;
+/// Each sign of the server starts the connect time-out again, since a server with a thousand clients at its door takes a while to
+/// let them in; but unauthenticated signs do so only until so many times of it have gone by.
+pub(super) const MAX_CONNECT_TIMEOUTS: u32 = 6;
 
 /// The client before the Reply.
 #[derive(Debug)]
@@ -103,24 +106,24 @@ impl Session {
     pub(super) fn handle_handshake_packet(&mut self, now: Instant, packet: &[u8]) {
         let counted = match packet.first().copied() {
             Some(TYPE_REPLY) => Reply::decode(packet).map(|(reply, core)| self.on_reply(now, &reply, core)),
-            Some(TYPE_RETRY) => Retry::decode(packet).map(|r| self.on_retry(&r)),
+            Some(TYPE_RETRY) => Retry::decode(packet).map(|r| self.on_retry(now, &r)),
             Some(TYPE_REJECT) => Reject::decode(packet).map(|r| self.on_reject(now, r)),
-            _ => {
-                self.refusals.count(Refusal::Malformed);
-                Ok(())
-            }
+            _ => return self.refusals.count(Refusal::Malformed),
         };
+        self.taken += u64::from(counted.is_ok());
         if counted.is_err() {
             self.stats.packets_corrupted += 1;
             self.refusals.count(Refusal::Checksum);
         }
     }
 
-    fn on_retry(&mut self, retry: &Retry) {
+    fn on_retry(&mut self, now: Instant, retry: &Retry) {
         if let Phase::Hello(hello) = &mut self.phase {
             if hello.hello.cookie != Some(retry.cookie) {
                 hello.hello.cookie = Some(retry.cookie);
                 hello.now_please = true;
+                let after = self.config.connect_timeout;
+                hello.deadline = (now + after).min(hello.first_at + after * MAX_CONNECT_TIMEOUTS);
             }
         } else {
             self.refusals.count(Refusal::Misplaced);

@@ -69,6 +69,7 @@ impl Session {
         }
         let (head, sealed) = packet.split_at_mut(header_len);
         if self.open.exhausted() {
+            self.taken += 1;
             return self.finish(CloseReason::Protocol(KEYS_USED_UP.into()));
         }
         let phase = self.open.phase();
@@ -77,6 +78,7 @@ impl Session {
         }
         let Ok(payload) = self.open.open(number, header.key_phase, head, sealed) else { return };
         self.heard_at = now;
+        self.taken += 1;
         if matches!(self.phase, Phase::Confirming) {
             self.phase = Phase::Open;
             (self.confirm, self.offers) = (None, None);

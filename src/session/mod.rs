@@ -92,6 +92,8 @@ pub struct Session {
     rng: StdRng,
     started_at: Instant,
     heard_at: Instant,
+    /// Datagrams that were not dropped: something may have changed.
+    taken: u64,
     idle_timeout: Duration,
     path: Path,
     rtt: Rtt,
@@ -206,6 +208,9 @@ impl Session {
         let role = Role::Server { config: server, requested: None, serial };
         let mut s = Self::new(now, setup, rng, role, Phase::Open);
         s.remote_cid = remote_cid;
+        if let Some(log) = &s.config.key_log {
+            log.session(&keys, s.remote_cid, s.local_cid);
+        }
         s.seal = SealKeys::new(keys.server);
         s.open = OpenKeys::new(keys.client);
         if exact {
@@ -240,6 +245,7 @@ impl Session {
             rng,
             started_at: now,
             heard_at: now,
+            taken: 0,
             idle_timeout: config.idle_timeout,
             path: Path::new(now, remote, &config),
             rtt: Rtt::default(),
@@ -304,11 +310,23 @@ impl Session {
         self.local_cid
     }
 
-    /// New shares of the process's budgets.
-    pub fn set_budgets(&mut self, receive: u64, send: u64) {
+    /// New shares of the process's budgets; `assembly_left`: what all sessions together may still reserve for chunks in assembly.
+    pub fn set_budgets(&mut self, receive: u64, send: u64, assembly_left: u64) {
         self.receiver.set_budget(receive);
+        self.receiver.set_assembly_left(assembly_left);
         self.sender.set_budget(send);
         self.control_window = control_window(receive);
+    }
+
+    /// Datagrams so far that were not dropped unread.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Bytes received that wait for the store, and bytes reserved for chunks in assembly.
+    pub fn receive_memory(&self) -> (u64, u64) {
+        let assembly = self.receiver.reserved_bytes();
+        (self.receiver.used_bytes() - assembly, assembly)
     }
 
     /// The socket or the route takes no datagrams of that many bytes. What was lost by that is repaired like any loss.

@@ -59,6 +59,9 @@ impl Session {
             return self.refusals.count(Refusal::Share);
         };
         let keys = shared.keys(&Transcript::new().add(&hello.core()).add(core));
+        if let Some(log) = &self.config.key_log {
+            log.session(&keys, self.local_cid, reply.server_cid);
+        }
         let offer = Offer {
             core: core.to_vec(),
             server_cid: reply.server_cid,

@@ -18,7 +18,7 @@ pub enum Refusal {
     Security,
     /// A Hello without a valid cookie while the server was busy with handshakes: answered with a Retry.
     Cookie,
-    /// A Hello beyond the budget of SPAKE2 computations.
+    /// A Hello beyond the budget of SPAKE2 computations, or an answer beyond what strangers get.
     Overload,
     /// A Hello or Confirm that came too soon after a failed guess from its address.
     Guessing,

@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Timers".
 
 use super::event::CloseReason;
+use super::hello::MAX_CONNECT_TIMEOUTS;
 use super::refusal::Refusal;
 use super::{LINGER, Phase, REQUEST_TIMEOUT, Role, Session};
 use std::time::{Duration, Instant};
@@ -140,9 +141,11 @@ impl Session {
         self.outcome = outcome;
     }
 
-    /// The connect time-out holds until the server has proved itself, not only until its Reply.
+    /// The connect time-out holds until the server has proved itself, not only until its Reply, which starts it again.
     fn confirm_deadline(&self) -> Option<Instant> {
-        matches!(self.phase, Phase::Confirming).then(|| self.started_at + self.config.connect_timeout)
+        let after = self.config.connect_timeout;
+        let at = (self.heard_at + after).min(self.started_at + after * MAX_CONNECT_TIMEOUTS);
+        matches!(self.phase, Phase::Confirming).then_some(at)
     }
 
     fn idle_deadline(&self) -> Instant {

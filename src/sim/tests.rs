@@ -1,5 +1,7 @@
 //! Whole transfers on virtual time: a matrix of links and sizes, each case a seed.
 
+mod crowd;
+
 use super::*;
 use crate::impair::Spec;
 use crate::store::memory::Content;

@@ -22,6 +22,8 @@ pub const MAX_OPEN_CHUNKS: usize = 4096;
 pub const MAX_EARLY_BYTES: usize = 2 << 20;
 /// Contiguous segments are joined into one write of up to this size.
 const WRITE_JOIN_BYTES: usize = 256 * 1024;
+/// A join grows by so much at a time.
+const WRITE_STEP_BYTES: usize = 32 * 1024;
 /// Jobs of one session that wait for the store: scattered segments make one each.
 const MAX_JOBS: usize = 8192;
 /// Most gaps in one chunk in assembly; one of 4 MiB in segments of 1,200 bytes has fewer.
@@ -167,6 +169,8 @@ pub struct ReceiverCounters {
 #[derive(Debug)]
 pub struct Receiver {
     budget_bytes: u64,
+    /// What all sessions of the process together may still reserve for chunks in assembly.
+    assembly_left: u64,
     /// Listing: entries become events, nothing is stored.
     listing: bool,
     max_file_bytes: u64,
@@ -203,6 +207,7 @@ impl Receiver {
     pub fn new(budget_bytes: u64) -> Self {
         Self {
             budget_bytes,
+            assembly_left: u64::MAX,
             listing: false,
             max_file_bytes: u64::MAX,
             asked: Asked::Anything,
@@ -245,6 +250,16 @@ impl Receiver {
     /// This session's share of the receive budget changed.
     pub fn set_budget(&mut self, bytes: u64) {
         self.budget_bytes = bytes;
+    }
+
+    /// What all sessions of the process together may still reserve for chunks in assembly.
+    pub fn set_assembly_left(&mut self, bytes: u64) {
+        self.assembly_left = bytes;
+    }
+
+    /// Bytes reserved for chunks in assembly.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.reserved_bytes
     }
 
     /// Where entries go; must precede them.
@@ -498,9 +513,10 @@ impl Receiver {
                 return Accept::NotNow;
             }
             let others = self.reserved_bytes - held;
-            if others > 0 && others + reserve > self.budget_bytes {
+            if others > 0 && others + reserve > self.budget_bytes || reserve > held + self.assembly_left {
                 return Accept::NotNow;
             }
+            self.assembly_left = (self.assembly_left + held).saturating_sub(reserve);
             self.open_chunks += usize::from(known.is_none());
             self.reserved_bytes = others + reserve;
             self.assembled_bytes -= known.map_or(0, Assembly::assembled_bytes);
@@ -514,8 +530,9 @@ impl Receiver {
             };
             e.open.insert(s.chunk, fresh);
         }
-        // Twice the budget is more than an honest sender can have in flight.
-        if s.encoded.is_none() && self.queued_bytes + s.data.len() as u64 > 2 * self.budget_bytes {
+        // Twice the budget is more than an honest sender can have in flight; but one datagram always finds room.
+        let queued = self.queued_bytes + s.data.len() as u64;
+        if s.encoded.is_none() && self.queued_bytes > 0 && queued > 2 * self.budget_bytes {
             return Accept::NotNow;
         }
         self.place_segment(file, s, total)
@@ -620,6 +637,10 @@ impl Receiver {
             && *start + joined.len() as u64 == offset
             && joined.len() + data.len() <= WRITE_JOIN_BYTES
         {
+            // Doubled, but not by more than a step: the budget counts bytes, and room that is never filled is memory too.
+            if joined.capacity() - joined.len() < data.len() {
+                joined.reserve_exact(joined.len().min(WRITE_STEP_BYTES).max(data.len()));
+            }
             joined.extend_from_slice(data);
             return;
         }

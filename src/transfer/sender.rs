@@ -588,13 +588,16 @@ impl Sender {
         self.counters.bytes_done += o.size - o.counted_bytes.min(o.size);
         let error = match result {
             Err(e) => Some(e),
-            Ok(theirs) if o.kind == EntryKind::File && theirs != o.sha256 => Some(StoreError {
-                kind: StoreErrorKind::DigestMismatch,
-                message: format!(
-                    "{}: the receiver's SHA-256 is not that of the source; send it again",
-                    String::from_utf8_lossy(&o.path)
-                ),
-            }),
+            // Without a digest nothing is confirmed, and ours is not known before the source was read whole.
+            Ok(theirs) if o.kind == EntryKind::File && (theirs.is_none() || theirs != o.sha256) => {
+                Some(StoreError {
+                    kind: StoreErrorKind::DigestMismatch,
+                    message: format!(
+                        "{}: the receiver's SHA-256 is not that of the source; send it again",
+                        String::from_utf8_lossy(&o.path)
+                    ),
+                })
+            }
             Ok(_) => None,
         };
         self.events.push_back(Event::EntryFinished {

@@ -19,3 +19,4 @@ mod sshd;
 mod support;
 mod transfer;
 mod watching;
+mod wireshark;

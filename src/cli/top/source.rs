@@ -109,8 +109,8 @@ pub(super) struct Source {
 
 impl Source {
     /// Starts the thread, which goes on until the process ends.
-    pub(super) fn start(address: SocketAddr, host: String) -> Result<Self, Failure> {
-        let status = Arc::new(Mutex::new(Status::default()));
+    pub(super) fn start(address: SocketAddr, host: String, first: Snapshot) -> Result<Self, Failure> {
+        let status = Arc::new(Mutex::new(Status { snapshot: first, ..Status::default() }));
         let theirs = status.clone();
         let listen = move || {
             loop {

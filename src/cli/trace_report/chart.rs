@@ -10,6 +10,9 @@ use std::ops::Range;
 /// Dots are at least so far apart, pixels: nearer ones would only make the page larger.
 const DOT_GRID: f64 = 3.0;
 
+/// Least width of a range, as a share of where it begins: finer marks would be one number to the drawing library.
+const LEAST_WIDTH: f64 = 1e-6;
+
 /// What is drawn over time.
 #[derive(Clone, Debug)]
 pub(super) enum Shape {
@@ -131,12 +134,12 @@ impl Chart<'_> {
             let style = colour.stroke_width(2);
             match shape {
                 Shape::Line(points) => {
-                    for part in parts(points) {
+                    for part in parts(&inside(points, &seconds, &values)) {
                         chart.draw_series(LineSeries::new(part, style))?;
                     }
                 }
                 Shape::Dashed(points) => {
-                    for part in parts(points) {
+                    for part in parts(&inside(points, &seconds, &values)) {
                         chart.draw_series(DashedLineSeries::new(part, 5, 4, style))?;
                     }
                 }
@@ -157,10 +160,14 @@ impl Chart<'_> {
     }
 }
 
-/// A range that has some width, and room above it.
+/// A range that can be drawn: finite, with some width, also beside where it lies, and room above it.
 fn spread(range: &Range<f64>, least: f64, room: f64) -> Range<f64> {
-    let width = range.end - range.start;
-    if width > 0.0 { range.start..range.end + room * width } else { range.start..range.start + least }
+    let start = if range.start.is_finite() { range.start } else { 0.0 };
+    let width = range.end - start;
+    if width.is_finite() && width > start.abs() * LEAST_WIDTH {
+        return start..range.end + room * width;
+    }
+    start..start + least.max(start.abs() * LEAST_WIDTH)
 }
 
 /// The points inside the plot, of those that would cover each other only one.
@@ -191,6 +198,20 @@ fn digits(most: f64) -> usize {
     }
 }
 
+/// A line whose points all lie in the plot: what is beyond is drawn at the edge, what is no number is a gap. The drawing
+/// library counts pixels in 32 bits.
+fn inside(
+    points: &[(f64, Option<f64>)],
+    seconds: &Range<f64>,
+    values: &Range<f64>,
+) -> Vec<(f64, Option<f64>)> {
+    let at_edge = |v: f64, range: &Range<f64>| v.clamp(range.start, range.end);
+    points
+        .iter()
+        .map(|(x, y)| (at_edge(*x, seconds), y.filter(|y| y.is_finite()).map(|y| at_edge(y, values))))
+        .collect()
+}
+
 /// The parts of a line between its gaps.
 fn parts(points: &[(f64, Option<f64>)]) -> Vec<Vec<(f64, f64)>> {
     points
@@ -213,9 +234,9 @@ mod tests {
             Shape::Dots(vec![(0.5, 3.0); 1000]),
         ];
         for place in [Place::Wide, Place::Narrow] {
-            for (seconds, top) in [(0.0, 0.0), (1e-6, 1e-9), (1e6, 1e15)] {
+            let odd = [0.0..0.0, 0.0..1e-9, 0.0..1e15, 1e12..1e12 + 1e-3, f64::INFINITY..0.0, 0.0..f64::NAN];
+            for (seconds, values) in odd.iter().flat_map(|x| odd.iter().map(|y| (x.clone(), y.clone()))) {
                 let series = shapes.iter().map(|shape| (colour::MEASURED, shape)).collect();
-                let (seconds, values) = (0.0..seconds, 0.0..top);
                 let chart = Chart { seconds, values, y_name: "a & b".into(), series };
                 let svg = chart.svg(place).expect("drawn");
                 assert!(svg.starts_with("<svg ") && svg.contains("a &amp; b") && !svg.contains("http"));

@@ -36,6 +36,9 @@ td,th{vertical-align:top}
 /// Round trips that the close-up of a sequence shows.
 const CLOSE_UP_RTTS: f64 = 8.0;
 
+/// Points of a rate over a whole session at most.
+const RATE_STEPS: usize = 100;
+
 /// One curve of one session.
 struct Curve {
     name: &'static str,
@@ -188,19 +191,26 @@ fn sequences(out: &mut String, runs: &[Run], seconds: f64) -> Result<(), String>
         figure(out, run, many, &curves, (0.0..seconds, 0.0..top), &y_name)?;
     }
     out.push_str("</div>\n</section>\n");
-    let mut close_ups = runs.iter().filter_map(|run| Some((run, close_up(run)?))).peekable();
+    let mut close_ups = runs
+        .iter()
+        .filter_map(|run| {
+            let seconds = close_up(run)?;
+            let (curves, _, y_name) = in_units(run);
+            let clip = |c: Curve| Curve { shape: clipped(c.shape, &seconds), ..c };
+            let curves = shown(curves.into_iter().map(clip).collect());
+            let ranges = curves.iter().map(|c| c.shape.range());
+            // Nothing may have happened just then.
+            let values = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
+            Some((run, curves, (seconds, values), y_name))
+        })
+        .peekable();
     if close_ups.peek().is_none() {
         return Ok(());
     }
     let hint = "Some round trips from the middle of that: repairs follow a round trip after what was lost.";
     section(out, "Sequence, close up", hint);
-    for (run, seconds) in close_ups {
-        let (curves, _, y_name) = in_units(run);
-        let curves: Vec<Curve> =
-            curves.into_iter().map(|c| Curve { shape: clipped(c.shape, &seconds), ..c }).collect();
-        let values =
-            curves.iter().map(|c| c.shape.range()).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
-        figure(out, run, many, &shown(curves), (seconds, values.unwrap_or(0.0..1.0)), &y_name)?;
+    for (run, curves, ranges, y_name) in close_ups {
+        figure(out, run, many, &curves, ranges, &y_name)?;
     }
     out.push_str("</div>\n</section>\n");
     Ok(())
@@ -309,8 +319,15 @@ fn gauge(run: &Run, value: impl Fn(&Bin) -> Option<f64>) -> Vec<(f64, Option<f64
 }
 
 fn per_second(run: &Run, count: impl Fn(&Bin) -> f64) -> Vec<(f64, Option<f64>)> {
+    // Trains leave in bursts: over steps that are too short, a rate is all peaks.
+    let values: Vec<f64> = run.bins.iter().map(|(_, bin)| count(bin)).collect();
+    let group = values.len().div_ceil(RATE_STEPS).max(1);
     let width = run.bins.width_s();
-    steps(run, |bin| Some(count(bin) / width))
+    let points = values.chunks(group).enumerate().map(|(i, some)| {
+        let (from, seconds) = ((i * group) as f64 * width, some.len() as f64 * width);
+        (from + seconds / 2.0, Some(some.iter().sum::<f64>() / seconds))
+    });
+    points.collect()
 }
 
 fn points(points: &Points) -> Vec<(f64, f64)> {

@@ -154,3 +154,19 @@ fn of_many_sessions_the_largest_are_shown() {
     assert_eq!(runs.len(), MAX_RUNS);
     assert!(runs.iter().all(|run| run.wire_bytes() >= 1008));
 }
+
+#[test]
+fn a_quiet_middle_has_no_close_up() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let packet = |time: f64, number: u32| {
+        let data = format!(
+            r#"{{"header":{{"packet_number":{number}}},"raw":{{"length":99}},"stream":"control","offset":{number},"length":1,"attempt":1}}"#
+        );
+        event(time, "packet_sent", "1", &data)
+    };
+    let metrics = event(0.0, "recovery_metrics_updated", "1", r#"{"smoothed_rtt":0.5,"min_rtt":0.5}"#);
+    let records = [metrics, packet(1.0, 1), packet(99.0, 2), packet(100.0, 3)];
+    let runs = read::trace(&file(&dir, "quiet", &records)).expect("a trace");
+    let page = page::page("quiet", &runs, 0).expect("drawn");
+    assert!(page.contains("<svg ") && !page.contains("close up"));
+}

@@ -22,7 +22,7 @@ function bytes(count) {
   const names = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
   let power = 0;
   while (count >= 1024 && power + 1 < names.length) { count /= 1024; power += 1; }
-  return (power ? count.toFixed(1) : count) + ' ' + names[power];
+  return (power ? count.toFixed(1) : count) + ' ' + (count === 1 && !power ? 'byte' : names[power]);
 }
 
 function duration(seconds) {
