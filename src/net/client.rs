@@ -10,9 +10,10 @@ use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
 use crate::impair::Spec;
 use crate::session::event::{CloseReason, Event, Stats};
+use crate::store::stdout::StdoutStore;
 use crate::store::{SessionKey, Store};
 use crate::transfer::Request;
-use crate::transfer::job::{Dest, SourceRoot};
+use crate::transfer::job::{Dest, Location, SourceRoot};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub struct ClientOptions {
     pub request: Request,
     /// What is sent (put, echo).
     pub roots: Vec<SourceRoot>,
-    /// Where what comes back goes (get, echo): a directory, the jail, and the destination inside it.
+    /// Where what comes back goes (get, echo): a directory, the jail, and the destination inside it; with
+    /// `Location::Stream` it is standard output, and the directory means nothing.
     pub dest: Option<(PathBuf, Dest)>,
     /// `--sim`, both directions.
     pub sim: Option<Spec>,
@@ -118,7 +120,10 @@ fn run_over(
     let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, trace } = options;
     endpoint.session.trace = trace.is_some();
     let (jail, dest) = dest.unzip();
-    let store: Box<dyn Store> = super::open_store(jail.as_deref(), None)?;
+    let store: Box<dyn Store> = match &dest {
+        Some(Dest { location: Location::Stream, .. }) => Box::new(stdout_store(&signal)?),
+        _ => super::open_store(jail.as_deref(), None)?,
+    };
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
     let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
@@ -126,6 +131,13 @@ fn run_over(
     let remotes = remotes.into_iter();
     let attempts = Attempts { remotes, live: Vec::new(), active: None, next_at: None, request, roots, dest };
     Client { driver, attempts, stats: Stats::default(), early: Vec::new(), observer }.run()
+}
+
+fn stdout_store(signal: &Arc<AtomicI32>) -> Result<StdoutStore, NetError> {
+    StdoutStore::new(signal.clone()).map_err(|e| NetError {
+        exit_code: 1,
+        message: format!("standard output cannot be used as the destination: {e}"),
+    })
 }
 
 /// A socket that reaches the addresses, and those that it reaches.

@@ -26,8 +26,9 @@ use crate::transfer::Request;
 use crate::transfer::job::{Dest, Done, Job, SourceRoot};
 use crate::transfer::receiver::Receiver;
 use crate::transfer::sender::Sender;
+use crate::transfer::sync::SyncOptions;
 use crate::wire::Cid;
-use crate::wire::handshake::{FEATURE_ZSTD, Params};
+use crate::wire::handshake::{FEATURE_STREAM, FEATURE_SYNC, FEATURE_ZSTD, Params};
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
@@ -76,7 +77,7 @@ enum Phase {
 #[derive(Debug)]
 enum Role {
     Client { request: Request, reject: Option<(Instant, CloseReason)> },
-    Server { config: ServerConfig, requested: Option<Request>, serial: u64 },
+    Server { config: ServerConfig, requested: Option<Request>, serial: u64, options: Option<SyncOptions> },
 }
 
 /// One session.
@@ -129,6 +130,10 @@ pub struct Session {
     completed_at: Option<Instant>,
     /// The request was refused; the session ends when the client has been told.
     refused: bool,
+    /// Client: the request waits for the Reply, and everything after it too.
+    request_held: bool,
+    /// Client: a source is a stream.
+    streams: bool,
     /// Set while a packet is being built; acted on with the next time-out.
     give_up: Option<CloseReason>,
     stats: Stats,
@@ -164,7 +169,7 @@ pub fn local_params(config: &SessionConfig, receive_budget: u64) -> Params {
         max_datagram_bytes: 65_535,
         control_credit_bytes: control_window(receive_budget),
         receive_window_bytes: receive_budget,
-        features: FEATURE_ZSTD,
+        features: FEATURE_ZSTD | FEATURE_SYNC | FEATURE_STREAM,
     }
 }
 
@@ -205,7 +210,7 @@ impl Session {
         (handshake_rtt, exact): (Duration, bool),
     ) -> Self {
         let rng = StdRng::from_seed(setup.seed);
-        let role = Role::Server { config: server, requested: None, serial };
+        let role = Role::Server { config: server, requested: None, serial, options: None };
         let mut s = Self::new(now, setup, rng, role, Phase::Open);
         s.remote_cid = remote_cid;
         if let Some(log) = &s.config.key_log {
@@ -275,6 +280,8 @@ impl Session {
             receiver: Receiver::new(receive_budget),
             completed_at: None,
             refused: false,
+            request_held: false,
+            streams: false,
             give_up: None,
             stats: Stats::default(),
             trace,
@@ -373,7 +380,11 @@ impl Session {
             Done::Entries { .. }
             | Done::Chunk { .. }
             | Done::SourceDigest { .. }
-            | Done::SourceFailed { .. } => self.sender.handle_done(done),
+            | Done::SourceFailed { .. }
+            | Done::StreamEnded { .. }
+            | Done::StreamWaits { .. }
+            | Done::SourceHashed { .. }
+            | Done::Found { .. } => self.sender.handle_done(done),
             Done::DestSet(result) => self.on_dest_set(now, result),
             _ => self.receiver.handle_done(done),
         }
@@ -421,7 +432,11 @@ impl Session {
         if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
             return;
         }
+        if self.request_held {
+            return;
+        }
         self.process_control(now);
+        self.receiver.pump_removal();
         self.collect_transfer_events();
         self.finish_echo_roots();
         let hint = self.path.rate_hint(now, &self.rtt);

@@ -14,9 +14,11 @@ mod journal;
 pub mod memory;
 mod names;
 mod partial;
+mod pipe;
 mod scratch;
 mod sink;
 mod source;
+pub mod stdout;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,11 @@ pub trait Store: Send {
 fn may_begin_session(job: &Job) -> bool {
     matches!(
         job,
-        Job::AddRoot(_) | Job::NextEntries { .. } | Job::SetDest(_) | Job::Begin(_) | Job::RemoveScratch(_)
+        Job::AddRoot(_)
+            | Job::NextEntries { .. }
+            | Job::SetOptions(_)
+            | Job::SetDest(_)
+            | Job::Begin(_)
+            | Job::RemoveScratch(_)
     )
 }

@@ -2,9 +2,11 @@
 //! Owns: per session, what is still to be sent and what has been received (`sender`, `receiver`).
 //! Implements: docs/PROTOCOL.md, "Transfer".
 
+pub mod filter;
 pub mod job;
 pub mod receiver;
 pub mod sender;
+pub mod sync;
 
 #[cfg(test)]
 mod tests;
