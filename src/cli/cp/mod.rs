@@ -6,6 +6,7 @@ pub mod args;
 pub mod channel;
 pub mod expand;
 pub mod grammar;
+pub mod pattern;
 pub mod place;
 pub mod remote;
 pub mod ssh;
