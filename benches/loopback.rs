@@ -52,6 +52,7 @@ fn directory() -> PathBuf {
 fn send(source: &File, to: SocketAddr, datagram_bytes: usize, arrived: &AtomicU64) -> Digest {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let state = UdpSocketState::new(UdpSockRef::from(&socket)).expect("a UDP socket");
+    socket.set_nonblocking(false).expect("a socket may block");
     let key = key();
     let (mut digest, mut chunk) = (Context::new(&SHA256), vec![0; CHUNK_BYTES]);
     let (mut train, mut number, mut sent) = (Vec::with_capacity(TRAIN_BYTES), 0, 0_u64);
@@ -140,6 +141,7 @@ fn bare_loop(c: &mut Criterion) {
                 let to = socket.local_addr().expect("it is bound");
                 // Before anything is sent: what came earlier would not be joined, and find less room.
                 let state = UdpSocketState::new(UdpSockRef::from(&socket)).expect("a UDP socket");
+                socket.set_nonblocking(false).expect("a socket may block");
                 let arrived = AtomicU64::new(0);
                 thread::scope(|scope| {
                     let sender = scope.spawn(|| send(&source, to, datagram_bytes, &arrived));
