@@ -9,6 +9,7 @@ use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
 use super::{key, options, signals};
 use crate::endpoint::config::EndpointConfig;
+use crate::endpoint::pursuit::Notice;
 use crate::net::client::{self, ClientOptions, Observer};
 use crate::session::event::{Direction, Event, Stats};
 use crate::transfer::Request;
@@ -57,13 +58,15 @@ impl Setup {
         key_args: &KeyArgs,
     ) -> Result<Self, Failure> {
         let session = options::client_session(link, connect, chunk)?;
+        let retries = options::retries(connect)?;
         let sim = options::link_sim(link)?;
         let secret = key::client_secret(key_args, &target.authority())?;
         let remotes = target.resolve(options::family(connect))?;
         let mut endpoint = EndpointConfig::new(secret);
         endpoint.session = session;
         let request = Request::List { path: Vec::new() };
-        let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim };
+        let options =
+            ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim, retries };
         Ok(Self { target, options })
     }
 
@@ -149,6 +152,15 @@ impl Observer for Watcher<'_> {
             }
             Event::Listed(entry) => self.results.listed(entry),
             _ => {}
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Silent => self.progress.phase("the server is silent; asking whether it is still there"),
+            Notice::Heard => self.progress.phase("the server is back"),
+            Notice::Lost => self.progress.trouble("lost the server; trying again"),
+            Notice::Resumed => self.progress.trouble("reached the server anew; going on where it was"),
         }
     }
 

@@ -107,6 +107,7 @@ pub fn run(args: &DemoArgs) -> Result<u8, Failure> {
         roots,
         dest: Some((back.clone(), echo::destination(Overwrite::Never))),
         sim: Some(sim),
+        retries: 0,
     };
     let host = server.address.to_string();
     let ended = client::run(options, &host, signal, &mut echo, Progress::new("demo", output));

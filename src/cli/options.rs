@@ -132,6 +132,14 @@ pub fn link_sim(link: &LinkArgs) -> Result<Option<Spec>, Failure> {
     link.sim.as_deref().map(|spec| sim("--sim", spec)).transpose()
 }
 
+/// `--retry`
+pub fn retries(connect: &ConnectArgs) -> Result<u32, Failure> {
+    match connect.retry.as_deref() {
+        None | Some("0") => Ok(0),
+        text => Ok(count("--retry", text, u32::MAX)?.unwrap_or_default()),
+    }
+}
+
 /// `-4` and `-6`
 pub fn family(connect: &ConnectArgs) -> Family {
     match (connect.ipv4, connect.ipv6) {

@@ -253,6 +253,16 @@ impl Session {
         resized
     }
 
+    /// What the packet carried is to be sent again before all else.
+    pub(super) fn content_urgent(&mut self, content: &Content) {
+        for segment in content.segments.iter().flatten().rev() {
+            self.sender.on_urgent(segment);
+        }
+        if let Some((offset, len, times)) = content.control {
+            self.control_tx.on_urgent(offset, len, times);
+        }
+    }
+
     /// What the packet carried is to be sent again (if it is still wanted).
     pub(super) fn content_missing(&mut self, content: &Content) {
         if let Some((offset, len, times)) = content.control {

@@ -9,6 +9,7 @@ mod migration;
 mod output;
 mod path;
 mod request;
+pub mod rival;
 mod tail;
 mod timers;
 
@@ -25,6 +26,7 @@ use crate::transfer::receiver::Receiver;
 use crate::transfer::sender::Sender;
 use crate::wire::Cid;
 use crate::wire::handshake::{FEATURE_ZSTD, Params};
+use crate::wire::message::Message;
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
@@ -119,6 +121,8 @@ pub struct Session {
     completed_at: Option<Instant>,
     /// The request was refused; the session ends when the client has been told.
     refused: bool,
+    /// Something was said that the peer must know before this side may end the session: an entry failed.
+    must_be_heard: bool,
     /// Set while a packet is being built; acted on with the next time-out.
     give_up: Option<CloseReason>,
     stats: Stats,
@@ -169,14 +173,19 @@ impl Session {
         roots: Vec<SourceRoot>,
         dest: Option<Dest>,
     ) -> Self {
+        let mut s = Self::reach(now, setup, secret, request.clone());
+        s.start_request(request, roots, dest);
+        s
+    }
+
+    /// A client session that says Hello and, once answered, waits for `release` before it asks for anything.
+    pub fn reach(now: Instant, setup: Setup, secret: &Secret, request: Request) -> Self {
         let params = local_params(&setup.config, setup.receive_budget);
         let deadline = now + setup.config.connect_timeout;
         let mut rng = StdRng::from_seed(setup.seed);
         let hello = ClientHello::new(now, deadline, secret, setup.local_cid, params, &mut rng);
-        let role = Role::Client { request: request.clone(), reject: None };
-        let mut s = Self::new(now, setup, rng, role, Phase::Hello(Box::new(hello)));
-        s.start_request(request, roots, dest);
-        s
+        let role = Role::Client { request, reject: None };
+        Self::new(now, setup, rng, role, Phase::Hello(Box::new(hello)))
     }
 
     /// A server session, made when a valid Confirm has arrived.
@@ -252,6 +261,7 @@ impl Session {
             receiver: Receiver::new(receive_budget),
             completed_at: None,
             refused: false,
+            must_be_heard: false,
             give_up: None,
             stats: Stats::default(),
             events: VecDeque::new(),
@@ -310,6 +320,11 @@ impl Session {
             // Two copies: nobody will repeat a lost one.
             Phase::Confirming | Phase::Open => self.phase = Phase::Closing { reason, copies: 2 },
         }
+    }
+
+    /// Ends the session without another word to the peer.
+    pub fn abandon(&mut self) {
+        self.finish(CloseReason::Interrupted);
     }
 
     /// Over, without another word to the peer.
@@ -384,6 +399,7 @@ impl Session {
         let (out, scratch) = &mut self.scratch;
         out.clear();
         while let Some(m) = self.sender.poll_message().or_else(|| self.receiver.poll_message()) {
+            self.must_be_heard |= matches!(m, Message::Abandon { .. } | Message::EntryFailed { .. });
             m.encode(out, scratch);
         }
         self.control_tx.write(out);

@@ -17,6 +17,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig};
+use crate::endpoint::pursuit::{Notice, Pursuit};
 use crate::impair::{Counters, Impairment, Profile, derive_seed};
 use crate::session::event::{CloseReason, Direction, Event, Stats};
 use crate::store::memory::MemoryStore;
@@ -27,6 +28,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+mod restart;
 #[cfg(test)]
 mod tests;
 
@@ -106,6 +108,9 @@ struct Node {
     endpoint: Endpoint,
     store: MemoryStore,
     reports: HashMap<SessionKey, Report>,
+    /// A request that outlives its sessions.
+    pursuit: Option<Pursuit>,
+    notices: Vec<Notice>,
 }
 
 /// Nodes and links on one clock. Node 0 is the server.
@@ -120,6 +125,10 @@ pub struct World {
     time_limit: Duration,
     datagrams: u64,
     buf: Vec<u8>,
+    server: EndpointConfig,
+    /// Servers so far.
+    restarts: u64,
+    seed: u64,
 }
 
 impl World {
@@ -137,6 +146,8 @@ impl World {
             endpoint: Endpoint::new(config.clone(), seed(i as u64), start),
             store: MemoryStore::new(),
             reports: HashMap::new(),
+            pursuit: None,
+            notices: Vec::new(),
         };
         let mut nodes = vec![node(0, &scenario.server)];
         nodes.extend((1..=scenario.clients).map(|i| node(i, &scenario.client)));
@@ -156,6 +167,9 @@ impl World {
             time_limit: scenario.time_limit,
             datagrams: 0,
             buf: Vec::new(),
+            server: scenario.server.clone(),
+            restarts: 0,
+            seed: scenario.seed,
         }
     }
 
@@ -283,7 +297,7 @@ impl World {
     /// Runs until every client session has ended, or the time limit: `Err` says what is still open.
     pub fn run(&mut self) -> Result<(), String> {
         for _ in 0..DEFAULT_MAX_STEPS {
-            if self.nodes[1..].iter().all(|n| n.endpoint.session_count() == 0) {
+            if self.nodes[1..].iter().all(Node::is_done) {
                 return Ok(());
             }
             if self.elapsed() > self.time_limit {
@@ -306,7 +320,7 @@ impl World {
 
     fn next_time(&mut self) -> Option<Instant> {
         let links = self.links.iter().flatten().filter_map(Impairment::poll_timeout).min();
-        let nodes = self.nodes.iter_mut().filter_map(|n| n.endpoint.poll_timeout()).min();
+        let nodes = self.nodes.iter_mut().filter_map(Node::poll_timeout).min();
         links.into_iter().chain(nodes).min()
     }
 
@@ -328,7 +342,7 @@ impl World {
             }
         }
         for i in 0..self.nodes.len() {
-            if self.nodes[i].endpoint.poll_timeout().is_some_and(|t| t <= self.now) {
+            if self.nodes[i].poll_timeout().is_some_and(|t| t <= self.now) {
                 self.nodes[i].endpoint.handle_timeout(self.now);
                 if !touched.contains(&i) {
                     touched.push(i);
@@ -355,6 +369,7 @@ impl World {
                 worked = true;
             }
             self.drain_events(i);
+            self.nodes[i].pursue(self.now);
             worked |= self.transmit(i);
             if !worked {
                 break;
@@ -382,20 +397,34 @@ impl World {
         let node = &mut self.nodes[i];
         while let Some((key, event)) = node.endpoint.poll_event() {
             let stats = node.endpoint.stats(key);
-            let report = node.reports.entry(key).or_default();
-            match event {
-                Event::EntryFinished { direction, path, sha256, error: None, .. } => {
-                    report.finished.push((direction, path, sha256));
+            if let Some(pursuit) = &mut node.pursuit {
+                pursuit.handle_event(self.now, &mut node.endpoint, key, event, stats);
+                while let Some(event) = pursuit.poll_event() {
+                    let stats = pursuit.stats(&node.endpoint);
+                    node.reports.entry(0).or_default().note(elapsed, event, Some(stats));
                 }
-                Event::EntryFinished { path, error: Some(e), .. } => report.failures.push((path, e)),
-                Event::Listed(e) => report.listed.push(e.path),
-                Event::Closed(reason) => {
-                    report.closed = Some(reason);
-                    report.closed_at = elapsed;
-                    report.stats = stats.unwrap_or_default();
-                }
-                _ => {}
+                continue;
             }
+            node.reports.entry(key).or_default().note(elapsed, event, stats);
+        }
+    }
+}
+
+impl Report {
+    fn note(&mut self, elapsed: Duration, event: Event, stats: Option<Stats>) {
+        let report = self;
+        match event {
+            Event::EntryFinished { direction, path, sha256, error: None, .. } => {
+                report.finished.push((direction, path, sha256));
+            }
+            Event::EntryFinished { path, error: Some(e), .. } => report.failures.push((path, e)),
+            Event::Listed(e) => report.listed.push(e.path),
+            Event::Closed(reason) => {
+                report.closed = Some(reason);
+                report.closed_at = elapsed;
+                report.stats = stats.unwrap_or_default();
+            }
+            _ => {}
         }
     }
 }

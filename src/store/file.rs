@@ -5,7 +5,7 @@
 use super::batch::{Batch, What};
 use super::dest::{DestPlan, Space, checked};
 use super::digest::{Layout, RangeSet, sha256};
-use super::error::{busy, digest_mismatch, forbidden, from_io, refuse, wrong_kind};
+use super::error::{busy, digest_mismatch, exists, forbidden, from_io, refuse, wrong_kind};
 use super::jail::{DirCache, DirHandle, Jail, ensure_below, file_type, remove_tree, retry, times_of};
 use super::journal::{Identity, Journal};
 use super::names::{check_relative, is_below, split_first, split_last};
@@ -13,6 +13,7 @@ use super::partial::{Staged, TempNames, may_place, reserve};
 use super::scratch::Scratch;
 use super::sink::{Sink, set_meta, verified, write_all_at};
 use super::source::{OpenSources, Source};
+use super::standing::Standing;
 use super::sweep::Sweep;
 use super::walk::{Places, Walk};
 use super::{SessionKey, Store, may_begin_session};
@@ -87,6 +88,10 @@ struct SessionState {
     target: Option<Target>,
     sinks: HashMap<FileId, Sink>,
     waiting: Vec<WaitingEnd>,
+    /// An earlier session of the same request may have brought files already.
+    continued: bool,
+    /// Such files, until their digest comes.
+    standing: HashMap<FileId, Standing>,
     /// Scratch trees that it made.
     scratch: Vec<Vec<u8>>,
 }
@@ -160,6 +165,15 @@ impl Store for FileStore {
         if !self.sessions.contains_key(&session) && !may_begin_session(&job) {
             return;
         }
+        if let Some(file) = self.standing_of(session, &job) {
+            done.extend(Standing::answer(&job).map(|answer| (session, answer)));
+            if let Job::Abort { .. } = job {
+                self.session(session).standing.remove(&file);
+            }
+            if !matches!(job, Job::Commit { .. }) {
+                return;
+            }
+        }
         match job {
             Job::AddRoot(root) => self.session(session).walk.add_root(root),
             Job::NextEntries { max_entries, inline_max_bytes, list_only } => {
@@ -184,6 +198,7 @@ impl Store for FileStore {
                 let result = self.set_dest(session, &dest);
                 done.push((session, Done::DestSet(result)));
             }
+            Job::Continue => self.session(session).continued = true,
             Job::Begin(entry) => self.begin(session, *entry, done),
             Job::Write { file, offset, data } => {
                 let answer = |()| Done::Written { file, bytes: data.len() as u64 };
@@ -335,9 +350,16 @@ impl FileStore {
     fn begin(&mut self, session: SessionKey, entry: BeginEntry, done: &mut Answers) {
         let file = entry.file;
         let streamed = entry.kind == EntryKind::File && entry.inline.is_none();
+        let chunks = if streamed { entry.size.div_ceil(entry.chunk_size.max(1).into()) } else { 0 };
         match self.begin_entry(session, entry, done) {
             Ok(()) if streamed => {
-                let have = self.session(session).sinks.get(&file).map(Sink::have).unwrap_or_default();
+                let state = self.session(session);
+                let have = match state.sinks.get(&file) {
+                    Some(sink) => sink.have(),
+                    // It stands there, all of it.
+                    None if chunks > 0 => std::iter::once(0..chunks).collect(),
+                    None => Vec::new(),
+                };
                 done.push((session, Done::Began { file, result: Ok(have) }));
             }
             Ok(()) => {}
@@ -426,6 +448,10 @@ impl FileStore {
         if entry.target.is_empty() || entry.target.contains(&0) {
             return Err(forbidden(&entry.path, "is a link with an empty target or a NUL byte in it"));
         }
+        if self.session(session).continued && dir.read_link(name).is_ok_and(|target| target == entry.target) {
+            self.batch.add(session, entry.file, entry.path, What::Made { parent: dir }, 0);
+            return Ok(());
+        }
         let overwrite = self.overwrite(session);
         may_place(&dir, name, overwrite, &entry.path)?;
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
@@ -448,6 +474,12 @@ impl FileStore {
         let digest = sha256(&inline.data);
         if digest != inline.sha256 || inline.data.len() as u64 != entry.size {
             return Err(digest_mismatch(&entry.path));
+        }
+        if let Some(standing) = self.standing(session, &dir, name, &entry)
+            && standing.has_digest(&digest).unwrap_or(false)
+        {
+            self.batch.add(session, entry.file, entry.path, What::Same { parent: dir, digest }, 0);
+            return Ok(());
         }
         let overwrite = self.overwrite(session);
         may_place(&dir, name, overwrite, &entry.path)?;
@@ -472,19 +504,23 @@ impl FileStore {
         entry: BeginEntry,
         done: &mut Answers,
     ) -> Result<(), StoreError> {
-        let shown = entry.path;
+        let shown = entry.path.clone();
         if entry.chunk_size == 0 || entry.chunk_size > MAX_CHUNK_SIZE {
             return Err(forbidden(&shown, "was announced with an impossible chunk size"));
         }
         if self.session(session).sinks.contains_key(&entry.file) {
             return Err(busy(&shown));
         }
+        let name = split_last(place).1;
+        if let Some(standing) = self.standing(session, &dir, name, &entry) {
+            self.session(session).standing.insert(entry.file, standing);
+            return Ok(());
+        }
         let overwrite = self.overwrite(session);
         let target = self.session(session).target.as_ref();
         let scratch = target.is_some_and(|t| t.plan.space == Space::Scratch);
         let no_resume = target.is_some_and(|t| t.plan.no_resume);
         let target = target.map_or(0, |t| t.id);
-        let name = split_last(place).1;
         may_place(&dir, name, overwrite, &shown)?;
         let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
         let identity = Identity::new(name, layout, &entry.meta);
@@ -579,7 +615,45 @@ impl FileStore {
         }
     }
 
+    /// The file of a job that is about one that stands there already.
+    fn standing_of(&self, session: SessionKey, job: &Job) -> Option<FileId> {
+        let file = match job {
+            Job::Write { file, .. }
+            | Job::FinishChunk { file, .. }
+            | Job::WriteEncoded { file, .. }
+            | Job::Commit { file, .. }
+            | Job::Abort { file, .. } => file,
+            _ => return None,
+        };
+        let state = self.sessions.get(&session)?;
+        state.standing.contains_key(file).then_some(*file)
+    }
+
+    /// What stands under this name already, if an earlier session of the same request may have brought it.
+    fn standing(
+        &mut self,
+        session: SessionKey,
+        dir: &Arc<DirHandle>,
+        name: &[u8],
+        entry: &BeginEntry,
+    ) -> Option<Standing> {
+        let continued = self.session(session).continued;
+        continued.then(|| Standing::find(dir, name, (entry.size, &entry.meta), &entry.path)).flatten()
+    }
+
     fn commit(&mut self, session: SessionKey, file: FileId, sha256: [u8; 32], done: &mut Answers) {
+        if let Some(standing) = self.session(session).standing.remove(&file) {
+            let error = match standing.has_digest(&sha256) {
+                Ok(true) => {
+                    // It may have got its name in the last moment of a server that was killed.
+                    let what = What::Same { parent: standing.dir, digest: sha256 };
+                    return self.batch.add(session, file, standing.shown, what, 0);
+                }
+                Ok(false) => exists(&standing.shown),
+                Err(error) => from_io(&standing.shown, "cannot be read", &error),
+            };
+            return done.push((session, Done::Committed { file, result: Err(error) }));
+        }
         let Some(mut sink) = self.session(session).sinks.remove(&file) else { return };
         match sink.seal(sha256) {
             Ok(()) => {

@@ -225,6 +225,12 @@ impl MemoryStore {
         (self.partials.len(), open)
     }
 
+    /// The process that had this store open is gone, and another one opens it: what was under way is kept as partials.
+    pub fn reopen(&mut self) {
+        let sessions: Vec<SessionKey> = self.sessions.keys().copied().collect();
+        sessions.into_iter().for_each(|session| self.end_session(session));
+    }
+
     /// Everything kept for resume is lost, as if the partials had expired.
     pub fn clear_partials(&mut self) {
         self.partials.clear();
@@ -280,6 +286,7 @@ impl Store for MemoryStore {
             Job::FinishSource { file } => self.finish_source(session, file, out),
             Job::CloseSource { file } => self.sending(session).close(file),
             Job::SetDest(dest) => out(Done::DestSet(self.set_dest(session, &dest))),
+            Job::Continue => self.receiving(session).set_continued(),
             Job::Begin(entry) => self.begin(session, *entry, out),
             Job::Write { file, offset, data } => self.write(session, file, offset, &data, out),
             Job::FinishChunk { file, chunk, crc32 } => self.finish_chunk(session, file, chunk, crc32, out),

@@ -17,6 +17,7 @@ mod partial;
 mod scratch;
 mod sink;
 mod source;
+mod standing;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,11 @@ pub trait Store: Send {
 fn may_begin_session(job: &Job) -> bool {
     matches!(
         job,
-        Job::AddRoot(_) | Job::NextEntries { .. } | Job::SetDest(_) | Job::Begin(_) | Job::RemoveScratch(_)
+        Job::AddRoot(_)
+            | Job::NextEntries { .. }
+            | Job::SetDest(_)
+            | Job::Continue
+            | Job::Begin(_)
+            | Job::RemoveScratch(_)
     )
 }

@@ -189,6 +189,12 @@ impl Receiver {
         self.jobs.push_back(Job::SetDest(dest));
     }
 
+    /// What stands under its name already, and is the same, is done: an earlier session of this request has brought it.
+    /// Must precede entries.
+    pub fn set_continued(&mut self) {
+        self.jobs.push_back(Job::Continue);
+    }
+
     /// Next job for the store; joined writes are flushed when nothing else is left.
     pub fn poll_job(&mut self) -> Option<Job> {
         if self.jobs.is_empty() {

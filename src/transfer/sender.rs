@@ -2,6 +2,7 @@
 //! Owns: entries without a result, encoded chunks until they are acknowledged, the repair queue.
 //! Implements: docs/PROTOCOL.md, "Transfer", "Segments".
 
+use super::confirmed::Confirmed;
 use super::job::{BeginEntry, Meta};
 use super::job::{
     ChunkCodec, Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot,
@@ -16,6 +17,7 @@ use crate::wire::{MAX_GENERATION, MAX_INLINE_BYTES, buf::varint_len};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Most entries announced and not yet answered: the manifest's window.
 pub const MAX_UNRESOLVED: usize = 8192;
@@ -106,6 +108,8 @@ pub struct Sender {
     walk_busy: bool,
     walk_end: bool,
     found: VecDeque<Result<SourceEntry, EntryError>>,
+    /// Entries that an earlier session of the same request has settled.
+    settled: Arc<Confirmed>,
     next_id: u64,
     unresolved: HashMap<u64, Outgoing>,
     /// Files with chunks still to be read, in order.
@@ -161,6 +165,7 @@ impl Sender {
             walk_busy: false,
             walk_end: true,
             found: VecDeque::new(),
+            settled: Arc::default(),
             next_id: 0,
             unresolved: HashMap::new(),
             reading: VecDeque::new(),
@@ -197,6 +202,16 @@ impl Sender {
     /// What the link carries, bytes a second; `None` while that is not known.
     pub fn set_rate_hint(&mut self, bytes_per_sec: Option<u64>) {
         self.encode.link_bytes_per_sec = bytes_per_sec;
+    }
+
+    /// These entries are not sent (again).
+    pub fn set_settled(&mut self, settled: Arc<Confirmed>) {
+        self.settled = settled;
+    }
+
+    /// Whether the peer is known to decode zstd.
+    pub fn peer_zstd(&self) -> bool {
+        self.peer_known && self.encode.zstd
     }
 
     /// One level, names only (a LIST).
@@ -271,6 +286,13 @@ impl Sender {
             && self.streamed < MAX_STREAMED
         {
             let Some(found) = self.found.pop_front() else { break };
+            let (kind, path) = match &found {
+                Ok(entry) => (entry.kind, &entry.path),
+                Err(e) => (EntryKind::File, &e.path),
+            };
+            if self.settled.contains(kind, path) {
+                continue;
+            }
             control_unsent += match found {
                 Ok(entry) => self.announce(entry),
                 Err(e) => {
@@ -699,6 +721,13 @@ impl Sender {
             self.counters.bytes_done += bytes;
         }
         self.release(r.slot);
+    }
+
+    /// Sends this segment again before all others.
+    pub fn on_urgent(&mut self, r: &SegmentRef) {
+        if self.is_wanted(r) {
+            self.repairs.push_front(*r);
+        }
     }
 
     /// A packet with this segment was lost.

@@ -24,6 +24,7 @@ const HAVE: u64 = 7;
 const RESULT: u64 = 8;
 const RESEND: u64 = 9;
 const REQUEST_FAILED: u64 = 10;
+const CONTINUE: u64 = FIRST_EXTENSION;
 /// A GET's compression byte above this is a zstd level plus this.
 const ZSTD_BASE: u8 = 2;
 /// From here on, unknown messages are skipped.
@@ -87,6 +88,9 @@ pub enum Message {
     },
     /// Server to client: the request as a whole is refused.
     RequestFailed(StoreError),
+    /// Client to server, after the request: an earlier session has begun it; what stands there already and is the same
+    /// is done.
+    Continue,
 }
 
 fn put_error(out: &mut Vec<u8>, e: &StoreError) {
@@ -287,6 +291,7 @@ impl Message {
             Self::Result { .. } => RESULT,
             Self::Resend { .. } => RESEND,
             Self::RequestFailed(_) => REQUEST_FAILED,
+            Self::Continue => CONTINUE,
         }
     }
 
@@ -300,7 +305,7 @@ impl Message {
                 put_bytes(scratch, &path[..path.len().min(MAX_PATH_BYTES)]);
                 put_error(scratch, error);
             }
-            Self::ManifestEnd => {}
+            Self::ManifestEnd | Self::Continue => {}
             Self::Digest { file, sha256 } => {
                 put_varint(scratch, file.0);
                 scratch.extend_from_slice(sha256);
@@ -367,6 +372,7 @@ impl Message {
             RESULT => Self::Result { file: file(&mut b)?, result: read_result(&mut b)? },
             RESEND => Self::Resend { file: file(&mut b)?, chunk: b.varint_max(MAX_FILE_BYTES, "chunk")? },
             REQUEST_FAILED => Self::RequestFailed(read_error(&mut b)?),
+            CONTINUE => Self::Continue,
             k if k >= FIRST_EXTENSION => return Ok(Some((None, used))),
             k => return Err(WireError::UnknownType(k)),
         };

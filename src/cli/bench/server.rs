@@ -55,7 +55,15 @@ impl Uplink {
         endpoint.session.compress = Compression::None;
         let request =
             Request::Put { dest: Vec::new(), into_dir: true, overwrite: Overwrite::Always, no_resume: false };
-        let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim: None };
+        let options = ClientOptions {
+            remotes,
+            endpoint,
+            request,
+            roots: Vec::new(),
+            dest: None,
+            sim: None,
+            retries: 0,
+        };
         let path = std::env::temp_dir().join(format!("fulmar-bench-{}", &key::generate()?[..16]));
         let signal = signals::install(Some(path.clone()))?;
         Ok(Self { target, options, signal, dir: TempDir::make(path)?, output: Output::new(&args.output) })
@@ -91,6 +99,7 @@ impl Uplink {
             roots: vec![source.root],
             dest: None,
             sim: None,
+            retries: 0,
         };
         let mut progress = Progress::new("bench", self.output);
         progress.phase(&format!("{}: connecting to {}", setting.label, self.authority()));

@@ -36,6 +36,8 @@ pub(super) struct Sink {
     received: Received,
     meta: Meta,
     overwrite: Overwrite,
+    /// It stands under its name already: an earlier session of the request has brought it.
+    standing: bool,
 }
 
 #[derive(Debug)]
@@ -49,12 +51,18 @@ struct WaitingEnd {
 #[derive(Debug, Default)]
 pub(super) struct Receiving {
     plan: Option<DestPlan>,
+    /// An earlier session of the same request may have brought files already.
+    continued: bool,
     sinks: Files<Sink>,
     waiting: Vec<WaitingEnd>,
     scratch: Vec<Vec<u8>>,
 }
 
 impl Receiving {
+    pub(super) fn set_continued(&mut self) {
+        self.continued = true;
+    }
+
     pub(super) fn open_count(&self) -> usize {
         self.sinks.len()
     }
@@ -165,6 +173,23 @@ impl MemoryStore {
         (overwrite, no_resume): (Overwrite, bool),
         entry: BeginEntry,
     ) -> Result<Begun, StoreError> {
+        if let Some(content) = self.standing(session, &place, &entry) {
+            let layout = Layout { size: entry.size, chunk_size: entry.chunk_size.max(1) };
+            if let Some(inline) = entry.inline {
+                if inline.data == content {
+                    return Ok(Begun::Placed(Some(inline.sha256)));
+                }
+                return Err(exists(&entry.path));
+            }
+            let mut whole = RangeSet::default();
+            (0..layout.count()).for_each(|chunk| whole.insert(chunk));
+            let have = whole.ranges().to_vec();
+            let received = Received::new(layout, whole);
+            let (shown, data, meta) = (entry.path, content.to_vec(), entry.meta);
+            let sink = Sink { place, shown, data, received, meta, overwrite, standing: true };
+            self.receiving(session).sinks.insert(entry.file, sink);
+            return Ok(Begun::Open(have));
+        }
         self.may_place(&place, &entry.path, overwrite)?;
         if let Some(inline) = entry.inline {
             let digest = sha256(&inline.data);
@@ -208,9 +233,26 @@ impl MemoryStore {
         };
         let have = whole.ranges().to_vec();
         let received = Received::new(layout, whole);
-        let sink = Sink { place, shown: entry.path, data, received, meta: entry.meta, overwrite };
+        let (shown, meta) = (entry.path, entry.meta);
+        let sink = Sink { place, shown, data, received, meta, overwrite, standing: false };
         self.receiving(session).sinks.insert(entry.file, sink);
         Ok(Begun::Open(have))
+    }
+
+    /// The contents of the file that stands there, if an earlier session of the request may have brought it.
+    fn standing(&mut self, session: SessionKey, place: &[u8], entry: &BeginEntry) -> Option<Bytes> {
+        if !self.receiving(session).continued {
+            return None;
+        }
+        match self.tree.get(place)? {
+            Node::File(content, meta)
+                if content.size() == entry.size
+                    && (meta.mtime_s, meta.mtime_ns) == (entry.meta.mtime_s, entry.meta.mtime_ns) =>
+            {
+                Some(content.read(0, entry.size as usize))
+            }
+            _ => None,
+        }
     }
 
     /// Whether a file or link may take this name.
@@ -351,6 +393,7 @@ impl MemoryStore {
                 return Err(refuse(StoreErrorKind::Io, &sink.shown, why));
             }
             Some(value) if value != sha256 => return Err(digest_mismatch(&sink.shown)),
+            Some(_) if sink.standing => return Ok(Some(sha256)),
             Some(_) => {}
         }
         self.no_link_above(&sink.place, &sink.shown)?;
@@ -370,7 +413,7 @@ impl MemoryStore {
     }
 
     pub(super) fn keep_partial(&mut self, sink: Sink) {
-        if sink.place.starts_with(SCRATCH_DIR) {
+        if sink.standing || sink.place.starts_with(SCRATCH_DIR) {
             return;
         }
         let whole = sink.received.whole().clone();
