@@ -88,6 +88,8 @@ pub struct Pursuit {
     rival: Option<Rival>,
     /// No rival before this time.
     rival_after: Option<Instant>,
+    /// The silence that the user was told of began then.
+    told_silent: Option<Instant>,
     /// What a server that refuses a rival has said; it is no use to ask again.
     verdict: Option<CloseReason>,
     /// Attempts in vain in a row.
@@ -131,6 +133,7 @@ impl Pursuit {
             live: Vec::new(),
             rival: None,
             rival_after: None,
+            told_silent: None,
             verdict: None,
             failures: 0,
             epoch: 0,
@@ -235,10 +238,17 @@ impl Pursuit {
                 self.rival_after = None;
             }
             if silent && self.rival_after.is_none() && self.verdict.is_none() && self.may_resume() {
+                log::debug!(
+                    "no word from {} for {:?}: saying Hello anew",
+                    health.remote,
+                    now - health.heard_at
+                );
                 let request = self.plan.request.clone();
                 let session = endpoint.reach(now, health.remote, request);
                 self.rival = Some(Rival { session, silent_since: health.heard_at, probes: None });
-                self.notices.push_back(Notice::Silent);
+                if self.told_silent.replace(health.heard_at) != Some(health.heard_at) {
+                    self.notices.push_back(Notice::Silent);
+                }
             }
             return;
         };
@@ -256,6 +266,7 @@ impl Pursuit {
             Some((_, made)) => (now + pause, made + 1),
             None => (now + pause, 1),
         };
+        log::trace!("it answered the Hello: probe {} of the old session", probes.1);
         endpoint.probe(now, session);
         self.rival = Some(Rival { probes: Some(probes), ..rival });
     }

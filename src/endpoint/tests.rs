@@ -2,6 +2,7 @@
 
 mod admission;
 mod attacks;
+mod endings;
 mod limits;
 mod session;
 

@@ -164,7 +164,8 @@ pub struct Stats {
     pub packets_duplicate: u64,
     /// File bytes whose delivery this side has confirmed or been told of (both directions).
     pub file_bytes_done: u64,
-    /// File bytes announced by the manifest so far.
+    /// File bytes announced by the manifest so far, less what was missing of files that failed: the one of these figures
+    /// that also falls.
     pub file_bytes_total: u64,
     /// Plain bytes that went through chunk encoding, and what came out, for the compression ratio.
     pub chunk_bytes_plain: u64,

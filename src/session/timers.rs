@@ -14,6 +14,10 @@ const PROBE_EAGER_TIME: Duration = Duration::from_secs(30);
 const PROBE_SLOW_SPACING: Duration = Duration::from_secs(5);
 /// Shortest spacing of probes: a few timer ticks.
 const MIN_PROBE_SPACING: Duration = Duration::from_millis(20);
+/// As silence lasts, the shortest spacing grows to this share of it...
+const PROBE_SILENCE_SHARE: u32 = 16;
+/// ...and to this at most: three RTTs of a path across a country.
+const CALM_PROBE_SPACING: Duration = Duration::from_millis(100);
 /// Packets in flight whose contents a probe repeats.
 pub(super) const PROBE_PACKETS: usize = 2;
 /// A client whose request is not done looks for a sign of life after so much silence, or three probe time-outs: a server
@@ -166,7 +170,10 @@ impl Session {
         } else {
             backoff.min((self.rtt.smoothed() * MAX_PROBE_SPACING_RTTS).max(pto))
         };
-        Some(last + spacing.max(MIN_PROBE_SPACING))
+        // A short path would be filled with probes if its silence lasts.
+        let silence = self.silent_since.map_or(Duration::ZERO, |t| last.saturating_duration_since(t));
+        let least = (silence / PROBE_SILENCE_SHARE).clamp(MIN_PROBE_SPACING, CALM_PROBE_SPACING);
+        Some(last + spacing.max(least))
     }
 
     /// Nothing heard although something is in flight: repeat the oldest of it, beyond the window.

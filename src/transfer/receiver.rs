@@ -664,7 +664,12 @@ impl Receiver {
         self.jobs.retain(|job| {
             !matches!(job, Job::Write { file: f, .. } | Job::WriteEncoded { file: f, .. } | Job::FinishChunk { file: f, .. } if *f == file)
         });
-        self.counters.bytes_done += e.size - e.counted_bytes.min(e.size);
+        let open_bytes = if e.kind == EntryKind::File { e.size - e.counted_bytes.min(e.size) } else { 0 };
+        match &result {
+            Ok(_) => self.counters.bytes_done += open_bytes,
+            // What never came is neither done nor awaited any more.
+            Err(_) => self.counters.bytes_total -= open_bytes,
+        }
         if tell {
             self.outbox.push_back(Message::Result { file, result: result.clone() });
         }

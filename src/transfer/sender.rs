@@ -593,7 +593,12 @@ impl Sender {
             self.release_where(file, |_| true);
             self.jobs.push_back(Job::CloseSource { file });
         }
-        self.counters.bytes_done += o.size - o.counted_bytes.min(o.size);
+        let open_bytes = o.size - o.counted_bytes.min(o.size);
+        match &result {
+            Ok(_) => self.counters.bytes_done += open_bytes,
+            // What never came is neither done nor awaited any more.
+            Err(_) => self.counters.bytes_total -= open_bytes,
+        }
         let error = match result {
             Err(e) => Some(e),
             Ok(theirs) if o.kind == EntryKind::File && theirs != o.sha256 => Some(StoreError {

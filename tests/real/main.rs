@@ -11,6 +11,7 @@ mod interrupted;
 mod keys;
 mod names;
 mod output;
+mod restart;
 mod rules;
 mod serving;
 mod support;

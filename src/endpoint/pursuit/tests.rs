@@ -128,7 +128,10 @@ fn a_tree_is_told_once_and_not_sent_twice() {
         assert_eq!(paths.len(), entries - 8, "seed {seed}");
         for i in 0..400u64 {
             let path = format!("t/d{}/f{i}", i % 7);
-            assert!(w.server_store().get(path.as_bytes()) == w.client_store(0).get(path.as_bytes()), "{path}");
+            assert!(
+                w.server_store().get(path.as_bytes()) == w.client_store(0).get(path.as_bytes()),
+                "{path}"
+            );
         }
         let bytes: u64 = (0..400u64).map(|i| (i % 50) * 1000).sum();
         assert_eq!(report.stats.file_bytes_done, bytes, "seed {seed}");
