@@ -1,6 +1,6 @@
 //! Role: one request of a client, carried through over as many sessions as it takes.
 //! Owns: which session speaks for the request, those that race to be it, and what needs no further word.
-//! Implements: docs/PROTOCOL.md, "A server that restarts"; docs/ARCHITECTURE.md, "The client".
+//! Implements: docs/PROTOCOL.md, "A server that restarts".
 //!
 //! A host may have several addresses: they are tried in order, all attempts stay in the race, and the first session that connects
 //! wins. When the server then falls silent, a second session says Hello beside the first. If the server answers it and
@@ -31,8 +31,10 @@ const GRACE_RTTS: u32 = 3;
 const MIN_GRACE: Duration = Duration::from_millis(150);
 /// Probes of the old session within that time.
 const GRACE_PROBES: u32 = 3;
-/// Pause before the next attempt after a lost session; doubles with each in a row, up to the second.
-const BACKOFF: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// Pause before the next attempt after a lost session; doubles with each in a row...
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// ...up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// File numbers of the n-th session are told with n in the bits above those of the wire (2^48).
 const EPOCH_SHIFT: u32 = 48;
 
@@ -410,8 +412,7 @@ impl Pursuit {
         let again = lost && self.verdict.is_none() && self.may_resume();
         if again && (mending || self.retries_left > 0) {
             self.retries_left -= u32::from(!mending);
-            let [first, most] = BACKOFF;
-            let pause = (first * (1 << self.failures.min(5))).min(most);
+            let pause = (FIRST_PAUSE * (1 << self.failures.min(5))).min(LONGEST_PAUSE);
             self.failures += 1;
             self.stage = Stage::Pausing { until: now + pause };
             self.notices.push_back(Notice::Lost);
@@ -440,7 +441,7 @@ impl Pursuit {
             // Nothing but silence: the next one at once. A server with no room may have it later.
             CloseReason::Unreachable { .. } => {}
             CloseReason::WrongKey | CloseReason::SecurityMismatch(_) => self.verdict = Some(reason),
-            _ => self.rival_after = Some(now + BACKOFF[0]),
+            _ => self.rival_after = Some(now + FIRST_PAUSE),
         }
     }
 
