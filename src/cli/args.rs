@@ -325,6 +325,9 @@ pub struct ServeArgs {
     /// Largest file that is accepted [default: no limit]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub max_file_size: Option<String>,
+    /// Refuse files that would make the directory larger than this, unfinished ones included [default: no limit]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub quota: Option<String>,
     /// Remove what interrupted uploads have left when nobody went on with them for so long [default: 7d]
     #[arg(long, value_name = "SECONDS", help_heading = "Limits")]
     pub partial_ttl: Option<String>,

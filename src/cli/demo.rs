@@ -212,6 +212,7 @@ impl DemoServer {
             endpoint,
             sim: Some(sim),
             partial_ttl: None,
+            quota_bytes: None,
         })?;
         let address = server.local_addr();
         let signal = Arc::new(AtomicI32::new(0));

@@ -93,6 +93,11 @@ pub fn server(args: &ServeArgs) -> Result<(SessionConfig, ServerConfig), Failure
     Ok((session, server))
 }
 
+/// `--quota`
+pub fn quota(args: &ServeArgs) -> Result<Option<u64>, Failure> {
+    args.quota.as_deref().map(|text| size("--quota", text)).transpose()
+}
+
 /// `--partial-ttl`
 pub fn partial_ttl(args: &ServeArgs) -> Result<Duration, Failure> {
     let Some(text) = args.partial_ttl.as_deref() else { return Ok(DEFAULT_PARTIAL_TTL) };

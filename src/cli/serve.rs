@@ -14,6 +14,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
     let (session, server) = options::server(args)?;
     let sim = options::link_sim(&args.link)?;
     let partial_ttl = Some(options::partial_ttl(args)?);
+    let quota_bytes = options::quota(args)?;
     let shown = text::path(&args.dir);
     let meta = std::fs::metadata(&args.dir).map_err(|error| Failure::io("serve", &args.dir, &error))?;
     if !meta.is_dir() {
@@ -24,7 +25,8 @@ pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
     let mut endpoint = EndpointConfig::new(secret.clone());
     endpoint.session = session;
     endpoint.server = Some(server);
-    let server = Server::bind(ServerOptions { listen, dir: args.dir.clone(), endpoint, sim, partial_ttl })?;
+    let dir = args.dir.clone();
+    let server = Server::bind(ServerOptions { listen, dir, endpoint, sim, partial_ttl, quota_bytes })?;
     // Handlers first: whoever reads the line below may send a signal at once.
     let signal = signals::install(None)?;
     match (&secret, own_key) {

@@ -91,7 +91,7 @@ pub fn run(
     endpoint.session.max_datagram_bytes =
         remotes.iter().copied().map(path_payload).max().unwrap_or(endpoint.session.max_datagram_bytes);
     let (jail, dest) = dest.unzip();
-    let store: Box<dyn Store> = super::open_store(jail.as_deref(), None)?;
+    let store: Box<dyn Store> = super::open_store(jail.as_deref(), None, None)?;
     let pipe = pipe.with_routed_source();
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());

@@ -21,7 +21,7 @@ use crate::codec::handshake::SessionKeys;
 use crate::codec::key_update::{OpenKeys, SealKeys};
 use crate::endpoint::config::{Secret, ServerConfig, SessionConfig};
 use crate::transfer::Request;
-use crate::transfer::job::{Dest, Done, Job, SourceRoot};
+use crate::transfer::job::{Dest, Done, FileId, Job, SourceRoot};
 use crate::transfer::receiver::Receiver;
 use crate::transfer::sender::Sender;
 use crate::wire::Cid;
@@ -45,6 +45,8 @@ const MAX_CONTROL_WINDOW: u64 = 4 << 20;
 const MIN_CONTROL_WINDOW: u64 = 128 * 1024;
 /// Control-stream bytes that wait for a peer's acknowledgement at most; beyond, nothing is taken in that would answer with more.
 const MAX_CONTROL_BUFFER: usize = 8 << 20;
+/// A store that takes longer than this to open a file is looking through what an earlier run has left of it.
+const OPENING_PATIENCE: Duration = Duration::from_millis(20);
 /// Why a session ends at the AEAD's limits.
 const KEYS_USED_UP: &str = "the keys are used up (RFC 9001, section 6.6)";
 /// A server waits so long for a session's request.
@@ -119,6 +121,8 @@ pub struct Session {
     sender: Sender,
     receiver: Receiver,
     completed_at: Option<Instant>,
+    /// The store has been opening this file since then, see `Receiver::opening`.
+    opening: Option<(FileId, Instant)>,
     /// The request was refused; the session ends when the client has been told.
     refused: bool,
     /// Something was said that the peer must know before this side may end the session: an entry failed.
@@ -260,6 +264,7 @@ impl Session {
             sender: Sender::new(config.chunk_size, config.compress, send_budget),
             receiver: Receiver::new(receive_budget),
             completed_at: None,
+            opening: None,
             refused: false,
             must_be_heard: false,
             give_up: None,
@@ -403,6 +408,10 @@ impl Session {
             m.encode(out, scratch);
         }
         self.control_tx.write(out);
+        let opening = self.receiver.opening();
+        if self.opening.map(|(file, _)| file) != opening {
+            self.opening = opening.map(|file| (file, now));
+        }
         self.check_credit(now);
         self.check_completion(now);
     }
@@ -416,12 +425,19 @@ impl Session {
 
     /// Tells the peer soon when much more room has opened than it knows of.
     fn check_credit(&mut self, now: Instant) {
-        let window = self.receiver.window_bytes();
+        let window = self.receive_window(now);
         let window_opened = self.window_told < window / 2;
         let credit_opened = self.control_credit() > self.credit_told + self.control_window / 4;
         if window_opened || credit_opened {
             self.received.request_feedback(now + self.rtt.smoothed() / 8);
         }
+    }
+
+    /// Segment bytes that may be in flight towards us. None while the store looks through what an earlier run has left:
+    /// what came now would most likely come in vain.
+    fn receive_window(&self, now: Instant) -> u64 {
+        let looking = self.opening.is_some_and(|(_, since)| now >= since + OPENING_PATIENCE);
+        if looking { 0 } else { self.receiver.window_bytes() }
     }
 
     /// The control-stream offset that the peer may send up to.

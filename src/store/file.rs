@@ -10,6 +10,7 @@ use super::jail::{DirCache, DirHandle, Jail, ensure_below, file_type, remove_tre
 use super::journal::{Identity, Journal};
 use super::names::{check_relative, is_below, split_first, split_last};
 use super::partial::{Staged, TempNames, may_place, reserve};
+use super::quota::{Quota, disk_bytes};
 use super::scratch::Scratch;
 use super::sink::{Sink, set_meta, verified, write_all_at};
 use super::source::{OpenSources, Source};
@@ -38,6 +39,8 @@ pub struct FileOptions {
     /// Partials, journals and temporary files that did not change for so long are removed, wherever they are in
     /// the directory, unless a transfer holds them. `None`: they stay until their transfer is run again.
     pub partial_ttl: Option<Duration>,
+    /// Files that would take the directory above this many bytes are refused; partials count.
+    pub quota_bytes: Option<u64>,
 }
 
 /// Entries that a sweep for stale partials looks at before the store is first used: some 50 ms.
@@ -109,6 +112,7 @@ pub struct FileStore {
     dirs: DirCache,
     batch: Batch,
     sweep: Option<Sweep>,
+    quota: Option<Quota>,
     next_target: u64,
 }
 
@@ -135,6 +139,7 @@ impl FileStore {
         if let Err(error) = Scratch::remove_stale(&jail) {
             log::debug!("stale scratch directories could not be looked for: {error}");
         }
+        let quota = options.quota_bytes.map(|limit| Quota::new(limit, &jail, clock()));
         let temps = TempNames::new(nonce);
         let mut sweep = options.partial_ttl.map(|ttl| Sweep::new(ttl, temps.prefix().to_vec()));
         if let Some(sweep) = &mut sweep {
@@ -146,6 +151,7 @@ impl FileStore {
             scratch: Scratch::new(nonce),
             temps,
             sweep,
+            quota,
             sessions: HashMap::new(),
             open_sources: OpenSources::default(),
             encoder: Encoder::new(clock),
@@ -153,6 +159,12 @@ impl FileStore {
             batch: Batch::default(),
             next_target: 0,
         })
+    }
+
+    /// Bytes that count against the quota, if there is one.
+    #[cfg(test)]
+    pub(crate) fn quota_used_bytes(&self) -> Option<u64> {
+        self.quota.as_ref().map(Quota::used_bytes)
     }
 
     fn session(&mut self, session: SessionKey) -> &mut SessionState {
@@ -222,10 +234,12 @@ impl Store for FileStore {
         if self.batch.is_full() {
             self.batch.flush(true, done);
         }
+        self.settle_quota(done);
     }
 
     fn idle(&mut self, done: &mut Answers) {
         self.batch.flush(false, done);
+        self.settle_quota(done);
         if let Some(sweep) = &mut self.sweep {
             sweep.step(&self.jail, wall_clock(), IDLE_SWEEP);
         }
@@ -483,6 +497,7 @@ impl FileStore {
         }
         let overwrite = self.overwrite(session);
         may_place(&dir, name, overwrite, &entry.path)?;
+        self.charge((session, entry.file), entry.size, (&dir, name, 0), &entry.path)?;
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
         let (staged, file) = Staged::create(dir, name, &mut self.temps).map_err(fail)?;
         let written = write_all_at(&file, 0, &inline.data).and_then(|()| set_meta(&file, &entry.meta));
@@ -526,6 +541,14 @@ impl FileStore {
         let identity = Identity::new(name, layout, &entry.meta);
         self.take_over(session, &dir, name, identity, done);
         let (staged, file) = Staged::open_partial(dir, name, &shown)?;
+        let there = rustix::fs::fstat(&file).map_or(0, |stat| disk_bytes(&stat));
+        let dir = Arc::clone(&staged.dir);
+        if let Err(error) = self.charge((session, entry.file), entry.size, (&dir, name, there), &shown) {
+            if there == 0 {
+                staged.discard();
+            }
+            return Err(error);
+        }
         // A copy in scratch space goes with its session: there is nothing to come back to.
         let journal = if scratch { None } else { Journal::open(&staged.dir, name, identity, no_resume).ok() };
         let (journal, have) = match journal {
@@ -581,6 +604,7 @@ impl FileStore {
             && let Some(sink) = self.session(other).sinks.remove(&file)
         {
             done.push((other, Done::SinkFailed { file, error: busy(&sink.shown) }));
+            self.uncharge((other, file), sink.disk_bytes());
             drop(sink);
             self.release_ends(other);
         }
@@ -604,11 +628,15 @@ impl FileStore {
             Ok(answer) => done.push((session, answer)),
             Err(error) => {
                 // A later run goes on with what is there, except with that of a peer that broke the rules.
-                if let Some(sink) = state.sinks.remove(&file)
-                    && error.kind == StoreErrorKind::Forbidden
-                {
-                    sink.discard();
+                let mut left = 0;
+                if let Some(sink) = state.sinks.remove(&file) {
+                    if error.kind == StoreErrorKind::Forbidden {
+                        sink.discard();
+                    } else {
+                        left = sink.disk_bytes();
+                    }
                 }
+                self.uncharge((session, file), left);
                 done.push((session, Done::SinkFailed { file, error }));
                 self.release_ends(session);
             }
@@ -664,6 +692,15 @@ impl FileStore {
                 self.batch.add(session, file, shown, what, 0);
             }
             Err(error) => {
+                let bad =
+                    if error.kind == StoreErrorKind::DigestMismatch { sink.recheck() } else { Vec::new() };
+                if !bad.is_empty() {
+                    log::warn!("{} chunks of a file changed on the disk: they come again", bad.len());
+                    let again = |chunk| (session, Done::ChunkStored { file, chunk, ok: false });
+                    done.extend(bad.into_iter().map(again));
+                    self.session(session).sinks.insert(file, sink);
+                    return;
+                }
                 // With a wrong digest there is no telling what is wrong: the next run is to be clean. When the disk
                 // has failed, what it can still read is worth keeping.
                 if error.kind == StoreErrorKind::DigestMismatch || !sink.is_complete() {
@@ -676,12 +713,50 @@ impl FileStore {
     }
 
     fn abort(&mut self, session: SessionKey, file: FileId, keep_partial: bool) {
-        if let Some(sink) = self.session(session).sinks.remove(&file)
-            && !keep_partial
-        {
-            sink.discard();
+        if let Some(sink) = self.session(session).sinks.remove(&file) {
+            let left = if keep_partial { sink.disk_bytes() } else { 0 };
+            if !keep_partial {
+                sink.discard();
+            }
+            self.uncharge((session, file), left);
         }
         self.release_ends(session);
+    }
+
+    /// Asks the quota for the room that a file takes; `there`: bytes of it that an earlier run has left.
+    fn charge(
+        &mut self,
+        (session, file): (SessionKey, FileId),
+        size: u64,
+        (dir, name, there): (&DirHandle, &[u8], u64),
+        shown: &[u8],
+    ) -> Result<(), StoreError> {
+        let Some(quota) = &mut self.quota else { return Ok(()) };
+        let state = self.sessions.get(&session);
+        let scratch = state.and_then(|s| s.target.as_ref()).is_some_and(|t| t.plan.space == Space::Scratch);
+        let replaced = dir.stat(name).map_or(0, |stat| disk_bytes(&stat));
+        quota.begin((session, file), size, (there, replaced), (scratch, shown), (&self.jail, clock()))
+    }
+
+    /// A file that was charged does not go on; `left` bytes of it stay.
+    fn uncharge(&mut self, (session, file): (SessionKey, FileId), left: u64) {
+        if let Some(quota) = &mut self.quota {
+            quota.dropped(session, file, left);
+        }
+    }
+
+    /// Tells the quota what has become of files.
+    fn settle_quota(&mut self, done: &Answers) {
+        let Some(quota) = &mut self.quota else { return };
+        for (session, answer) in done {
+            match answer {
+                Done::Committed { file, result: Ok(_) } => quota.placed(*session, *file),
+                Done::Committed { file, .. } | Done::Began { file, result: Err(_) } => {
+                    quota.dropped(*session, *file, 0);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Puts into the batch the directory ends below which no file is open any more. They come after everything
@@ -727,9 +802,15 @@ impl FileStore {
         if let Some(target) = &state.target {
             self.dirs.forget(Some(target.id));
         }
+        for (file, sink) in &state.sinks {
+            self.uncharge((session, *file), sink.disk_bytes());
+        }
         drop(state.sinks);
         for path in state.scratch {
             self.remove_scratch(&path);
+        }
+        if let Some(quota) = &mut self.quota {
+            quota.end_session(session);
         }
     }
 }

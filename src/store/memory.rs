@@ -132,6 +132,8 @@ struct Faults {
     write_fails: Option<(u64, StoreErrorKind)>,
     /// The chunk of which one byte is flipped once before its check.
     flip_chunk: Option<u64>,
+    /// The chunk of which one byte is flipped once after its check.
+    rot_chunk: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -244,6 +246,11 @@ impl MemoryStore {
     /// Fault: the next time that chunk number `chunk` of any file is checked, one of its bytes has been flipped.
     pub fn flip_chunk_once(&mut self, chunk: u64) {
         self.faults.flip_chunk = Some(chunk);
+    }
+
+    /// Fault: chunk number `chunk` of a file loses a bit after it was checked, and before it is in the digest.
+    pub fn rot_chunk_once(&mut self, chunk: u64) {
+        self.faults.rot_chunk = Some(chunk);
     }
 
     /// Files larger than this are refused at `Begin` as if the disk were full.

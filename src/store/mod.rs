@@ -14,6 +14,7 @@ mod journal;
 pub mod memory;
 mod names;
 mod partial;
+mod quota;
 mod scratch;
 mod sink;
 mod source;

@@ -136,6 +136,8 @@ pub struct Receiver {
     open_chunks: usize,
     /// Entries with chunks: each is an open file.
     streamed: usize,
+    /// Those of them that the store has not opened yet, oldest first.
+    unopened: VecDeque<FileId>,
     manifest_end: bool,
     counters: ReceiverCounters,
     jobs: VecDeque<Job>,
@@ -161,6 +163,7 @@ impl Receiver {
             assembled_bytes: 0,
             open_chunks: 0,
             streamed: 0,
+            unopened: VecDeque::new(),
             manifest_end: false,
             counters: ReceiverCounters::default(),
             jobs: VecDeque::new(),
@@ -233,6 +236,12 @@ impl Receiver {
         // What assembly has reserved and not received is room for exactly that.
         let awaited = self.reserved_bytes - self.assembled_bytes;
         self.budget_bytes.saturating_sub(self.used_bytes()).max(awaited)
+    }
+
+    /// The file that the store has been opening for longest, if it has opened none of those under way: what an earlier
+    /// run has left of them is not known yet.
+    pub fn opening(&self) -> Option<FileId> {
+        self.unopened.front().copied().filter(|_| self.unopened.len() == self.streamed)
     }
 
     /// Whether manifest entries should wait: the store has enough inline contents to work on. Only what the store settles
@@ -343,6 +352,7 @@ impl Receiver {
             return Ok(());
         }
         if chunked {
+            self.unopened.push_back(file);
             self.events.push_back(Event::FileStarted {
                 direction: Direction::Receiving,
                 file,
@@ -571,10 +581,13 @@ impl Receiver {
     /// Answers of the store that concern receiving.
     pub fn handle_done(&mut self, done: Done) {
         match done {
-            Done::Began { file, result } => match result {
-                Ok(have) => self.on_have(file, have),
-                Err(e) => self.resolve(file, Err(e), true),
-            },
+            Done::Began { file, result } => {
+                self.opened(file);
+                match result {
+                    Ok(have) => self.on_have(file, have),
+                    Err(e) => self.resolve(file, Err(e), true),
+                }
+            }
             Done::Written { file, bytes } => self.on_taken(file, bytes),
             Done::ChunkStored { file, chunk, ok } => self.on_chunk_stored(file, chunk, ok),
             Done::SinkFailed { file, error } if self.entries.contains_key(&file.0) => {
@@ -584,6 +597,10 @@ impl Receiver {
             Done::Committed { file, result } => self.resolve(file, result, true),
             _ => {}
         }
+    }
+
+    fn opened(&mut self, file: FileId) {
+        self.unopened.retain(|f| *f != file);
     }
 
     /// The store has so many bytes of this file less to work on. After the file's result they no longer count.
@@ -625,7 +642,12 @@ impl Receiver {
 
     fn on_chunk_stored(&mut self, file: FileId, chunk: u64, ok: bool) {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
-        let Some((generation, encoded_bytes)) = e.finishing.remove(&chunk) else { return };
+        let Some((generation, encoded_bytes)) = e.finishing.remove(&chunk) else {
+            if !ok {
+                self.on_chunk_lost(file, chunk);
+            }
+            return;
+        };
         e.queued_bytes -= encoded_bytes;
         self.queued_bytes -= encoded_bytes;
         if ok {
@@ -634,11 +656,22 @@ impl Receiver {
             e.counted_bytes += bytes;
             self.counters.bytes_done += bytes;
             e.stored.insert(chunk..chunk + 1);
-            e.wanted_generation.remove(&chunk);
             self.commit_if_whole(file);
         } else {
             self.ask_again(file, chunk, generation);
         }
+    }
+
+    /// A chunk that was whole has changed on the disk.
+    fn on_chunk_lost(&mut self, file: FileId, chunk: u64) {
+        let Some(e) = self.entries.get_mut(&file.0).filter(|e| e.stored.contains(chunk)) else { return };
+        e.stored.remove(chunk..chunk + 1);
+        e.commit_asked = false;
+        let bytes = e.plain_bytes(chunk).min(e.counted_bytes);
+        e.counted_bytes -= bytes;
+        self.counters.bytes_done = self.counters.bytes_done.saturating_sub(bytes);
+        let generation = e.wanted_generation.get(&chunk).copied().unwrap_or(0);
+        self.ask_again(file, chunk, generation);
     }
 
     fn commit_if_whole(&mut self, file: FileId) {
@@ -655,6 +688,7 @@ impl Receiver {
         let Some(e) = self.entries.remove(&file.0) else { return };
         self.inline_bytes -= e.inline_bytes;
         self.streamed -= usize::from(e.is_chunked());
+        self.opened(file);
         self.open_chunks -= e.open.len();
         self.reserved_bytes -= e.open.values().map(|a| a.data.len() as u64).sum::<u64>();
         self.assembled_bytes -= e.open.values().map(Assembly::assembled_bytes).sum::<u64>();

@@ -571,7 +571,8 @@ impl Sender {
             return false;
         }
         let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) else { return true };
-        if chunk >= c.next_read {
+        let unread = chunk >= c.next_read;
+        if unread && !c.have.contains(chunk) {
             return false;
         }
         let generation = c.generations.entry(chunk).or_insert(0);
@@ -579,6 +580,11 @@ impl Sender {
             return false;
         }
         *generation += 1;
+        // The receiver had it, and has lost it since. One that is still to be read will be read in its turn.
+        c.have.remove(chunk..chunk + 1);
+        if unread && !c.finish_asked {
+            return true;
+        }
         self.release_where(file, |c| c == chunk);
         if !self.resends.contains(&(file, chunk)) {
             self.resends.push_back((file, chunk));

@@ -34,7 +34,14 @@ impl TestServer {
         let mut endpoint = EndpointConfig::new(secret());
         endpoint.server = Some(ServerConfig::default());
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut options = ServerOptions { listen, dir: dir.into(), endpoint, sim: None, partial_ttl: None };
+        let mut options = ServerOptions {
+            listen,
+            dir: dir.into(),
+            endpoint,
+            sim: None,
+            partial_ttl: None,
+            quota_bytes: None,
+        };
         change(&mut options);
         let server = Server::bind(options).expect("a free port on loopback");
         let (addr, signal) = (server.local_addr(), Arc::new(AtomicI32::new(0)));

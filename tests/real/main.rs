@@ -11,6 +11,7 @@ mod interrupted;
 mod keys;
 mod names;
 mod output;
+mod quota;
 mod restart;
 mod rules;
 mod serving;

@@ -7,7 +7,14 @@ use std::sync::atomic::Ordering;
 fn options(listen: &str, dir: &std::path::Path) -> ServerOptions {
     let mut endpoint = EndpointConfig::new(Secret::Insecure);
     endpoint.server = Some(ServerConfig::default());
-    ServerOptions { listen: listen.parse().unwrap(), dir: dir.into(), endpoint, sim: None, partial_ttl: None }
+    ServerOptions {
+        listen: listen.parse().unwrap(),
+        dir: dir.into(),
+        endpoint,
+        sim: None,
+        partial_ttl: None,
+        quota_bytes: None,
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::transfer::job::{
     StoreErrorKind,
 };
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// What is kept of an unfinished file.
@@ -38,6 +39,8 @@ pub(super) struct Sink {
     overwrite: Overwrite,
     /// It stands under its name already: an earlier session of the request has brought it.
     standing: bool,
+    /// What the chunks were when they were checked.
+    crcs: HashMap<u64, u32>,
 }
 
 #[derive(Debug)]
@@ -186,7 +189,8 @@ impl MemoryStore {
             let have = whole.ranges().to_vec();
             let received = Received::new(layout, whole);
             let (shown, data, meta) = (entry.path, content.to_vec(), entry.meta);
-            let sink = Sink { place, shown, data, received, meta, overwrite, standing: true };
+            let sink =
+                Sink { place, shown, data, received, meta, overwrite, standing: true, crcs: HashMap::new() };
             self.receiving(session).sinks.insert(entry.file, sink);
             return Ok(Begun::Open(have));
         }
@@ -234,7 +238,8 @@ impl MemoryStore {
         let have = whole.ranges().to_vec();
         let received = Received::new(layout, whole);
         let (shown, meta) = (entry.path, entry.meta);
-        let sink = Sink { place, shown, data, received, meta, overwrite, standing: false };
+        let sink =
+            Sink { place, shown, data, received, meta, overwrite, standing: false, crcs: HashMap::new() };
         self.receiving(session).sinks.insert(entry.file, sink);
         Ok(Begun::Open(have))
     }
@@ -320,7 +325,7 @@ impl MemoryStore {
         crc: u32,
         out: Out<'_>,
     ) {
-        let flip = self.faults.flip_chunk == Some(chunk);
+        let (flip, rot) = (self.faults.flip_chunk == Some(chunk), self.faults.rot_chunk);
         let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
         if sink.received.is_whole(chunk) {
             return out(Done::ChunkStored { file, chunk, ok: true });
@@ -333,8 +338,8 @@ impl MemoryStore {
             sink.data[range.start] ^= 1;
         }
         let ok = crc32(&sink.data[range.clone()]) == crc;
-        if ok {
-            sink.store(chunk, range);
+        if ok && sink.store(chunk, range, rot) {
+            self.faults.rot_chunk = None;
         }
         if flip {
             self.faults.flip_chunk = None;
@@ -353,7 +358,7 @@ impl MemoryStore {
         data: &Bytes,
         out: Out<'_>,
     ) {
-        let flip = self.faults.flip_chunk == Some(chunk);
+        let (flip, rot) = (self.faults.flip_chunk == Some(chunk), self.faults.rot_chunk);
         let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
         if sink.received.is_whole(chunk) {
             return out(Done::ChunkStored { file, chunk, ok: true });
@@ -375,12 +380,22 @@ impl MemoryStore {
         }
         let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
         sink.data[range.clone()].copy_from_slice(&plain);
-        sink.store(chunk, range);
+        if sink.store(chunk, range, rot) {
+            self.faults.rot_chunk = None;
+        }
         out(Done::ChunkStored { file, chunk, ok: true });
     }
 
     pub(super) fn commit(&mut self, session: SessionKey, file: FileId, sha256: [u8; 32], out: Out<'_>) {
-        let Some(sink) = self.receiving(session).sinks.remove(&file) else { return };
+        let Some(mut sink) = self.receiving(session).sinks.remove(&file) else { return };
+        if sink.finish().is_some_and(|value| value != sha256) {
+            let bad = sink.recheck();
+            if !bad.is_empty() {
+                bad.into_iter().for_each(|chunk| out(Done::ChunkStored { file, chunk, ok: false }));
+                self.receiving(session).sinks.insert(file, sink);
+                return;
+            }
+        }
         let result = self.commit_sink(sink, sha256);
         out(Done::Committed { file, result });
         self.release_ends(session, out);
@@ -461,7 +476,10 @@ impl MemoryStore {
 }
 
 impl Sink {
-    fn store(&mut self, chunk: u64, range: Range<usize>) {
+    /// `rot`: the chunk that loses a bit now, unless it is in the digest already; true if it did.
+    fn store(&mut self, chunk: u64, range: Range<usize>, rot: Option<u64>) -> bool {
+        self.crcs.insert(chunk, crc32(&self.data[range.clone()]));
+        let at = range.start;
         let data = &self.data;
         let read = |offset: u64, len: usize, buffer: &mut Vec<u8>| {
             buffer.clear();
@@ -469,6 +487,26 @@ impl Sink {
             Ok::<(), std::convert::Infallible>(())
         };
         let Ok(()) = self.received.stored(chunk, &data[range], read);
+        let rots = rot == Some(chunk) && self.received.hashed_bytes() <= at as u64;
+        self.data[at] ^= u8::from(rots);
+        rots
+    }
+
+    /// After a wrong digest: the chunks whose bytes are not those that were checked, now no longer whole.
+    fn recheck(&mut self) -> Vec<u64> {
+        let layout = self.received.layout;
+        let (mut whole, mut bad) = (RangeSet::default(), Vec::new());
+        for chunk in 0..layout.count() {
+            let range = extent(self, chunk).unwrap_or_default();
+            match self.crcs.get(&chunk) {
+                Some(crc) if crc32(&self.data[range]) != *crc => bad.push(chunk),
+                _ => whole.insert(chunk),
+            }
+        }
+        if !bad.is_empty() {
+            self.received = Received::new(layout, whole);
+        }
+        bad
     }
 
     fn finish(&mut self) -> Option<[u8; 32]> {
