@@ -5,9 +5,11 @@
 //! cargo run --release --example simulated_link -- 250 200 100 5
 //! cargo run --release --example simulated_link -- 200 200 50 0 jitter=10ms 3
 //! ```
+//!
+//! `STALLS=EVERY_MS:LONGEST_MS` makes both hosts busy ones; `TRACE=1` prints what the sender does, four times per RTT.
 
 use fulmar::impair::{Profile, Spec};
-use fulmar::sim::{Scenario, World};
+use fulmar::sim::{Scenario, Stalls, World};
 use fulmar::store::memory::Content;
 
 /// IPv4 and UDP header bytes of a datagram.
@@ -22,7 +24,14 @@ fn main() {
     let queue = if more.contains("queue") { String::new() } else { format!(",queue={}ms", rtt.max(5.0)) };
     let spec = format!("rate={rate}mbit{queue},delay={}us,loss={loss}%{more}", rtt * 500.0);
     let profile: Profile = spec.parse::<Spec>().expect("a valid link").outgoing;
-    let mut world = World::new(&Scenario::symmetric(seed, profile));
+    let mut scenario = Scenario::symmetric(seed, profile);
+    scenario.stalls = std::env::var("STALLS").ok().map(|law| {
+        let (every, longest) = law.split_once(':').expect("STALLS=EVERY_MS:LONGEST_MS");
+        let ms =
+            |text: &str| std::time::Duration::from_secs_f64(text.parse::<f64>().expect("milliseconds") / 1e3);
+        Stalls { every: ms(every), longest: ms(longest) }
+    });
+    let mut world = World::new(&scenario);
     let size = (megabytes * 1e6) as u64;
     world.client_store(0).insert_file(b"file", Content::Pattern { seed, size }, Default::default());
     let session = world.put(0, &[b"file"]);

@@ -13,6 +13,9 @@ const LOST_MEMORY_RTTS: u32 = 2;
 const MIN_REORDER_SHARE: u32 = 32;
 /// ...nor below this (timer and scheduling noise of a busy receiver).
 const MIN_REORDER: Duration = Duration::from_micros(500);
+/// An acknowledgement that took more than so many RTTs, or this, was held up by something else than reordering.
+const MOST_DURATION_RTTS: u32 = 8;
+const MIN_DURATION: Duration = Duration::from_millis(5);
 /// Rounds for which a reordering window grown by a late packet is kept (RFC 8985, section 6.2, keeps it 16 recoveries).
 const REORDER_PERSIST_RTTS: u32 = 16;
 
@@ -124,6 +127,9 @@ pub struct SentPackets {
     lost_remembered: u64,
     reorder_window: Duration,
     reorder_grown_at: Option<Instant>,
+    /// The longest that an acknowledgement took of late, and since when nothing took as long.
+    longest: Duration,
+    longest_at: Option<Instant>,
     loss_deadline: Option<Instant>,
     last_eliciting_at: Option<Instant>,
 }
@@ -148,6 +154,8 @@ impl SentPackets {
             lost_remembered: 0,
             reorder_window: Duration::ZERO,
             reorder_grown_at: None,
+            longest: Duration::ZERO,
+            longest_at: None,
             loss_deadline: None,
             last_eliciting_at: None,
         }
@@ -272,6 +280,7 @@ impl SentPackets {
         out: &mut Outcome,
     ) -> bool {
         let newest_before = self.newest_acked_at;
+        let bound = rtt.max(self.longest);
         // Below `unsettled_from` there is nothing to acknowledge but late arrivals of what is remembered as lost.
         let start =
             if self.lost_remembered == 0 { range.start.max(self.unsettled_from) } else { range.start };
@@ -296,8 +305,9 @@ impl SentPackets {
             }
             if slot.missing || slot.state == State::Lost {
                 // It was overtaken: by how much tells how long to wait for others.
+                self.note_duration(now, now.saturating_duration_since(slot.sent_at), rtt);
                 if let Some(newest) = newest_before.filter(|t| *t > slot.sent_at) {
-                    self.grow_reorder_window(now, newest - slot.sent_at, rtt);
+                    self.grow_reorder_window(now, newest - slot.sent_at, bound);
                 }
             }
             self.ring[i].state = State::Untracked;
@@ -305,8 +315,17 @@ impl SentPackets {
         false
     }
 
-    fn grow_reorder_window(&mut self, now: Instant, lateness: Duration, rtt: Duration) {
-        let wanted = (lateness + lateness / 4).min(rtt);
+    /// Where packets overtake each other, those that win, whose round trips are the samples, say little of the others.
+    fn note_duration(&mut self, now: Instant, duration: Duration, rtt: Duration) {
+        let stale = self.longest_at.is_none_or(|t| now > t + rtt.max(self.longest) * REORDER_PERSIST_RTTS);
+        if stale || duration >= self.longest {
+            self.longest = duration.min(MOST_DURATION_RTTS * rtt.max(MIN_DURATION));
+            self.longest_at = Some(now);
+        }
+    }
+
+    fn grow_reorder_window(&mut self, now: Instant, lateness: Duration, bound: Duration) {
+        let wanted = (lateness + lateness / 4).min(bound);
         if wanted >= self.reorder_window {
             self.reorder_window = wanted;
             self.reorder_grown_at = Some(now);
@@ -328,6 +347,7 @@ impl SentPackets {
     pub fn detect_losses(&mut self, now: Instant, rtt: Duration, out: &mut Outcome) {
         self.loss_deadline = None;
         let Some(largest) = self.largest_acked else { return };
+        let rtt = rtt.max(self.longest);
         if self.reorder_grown_at.is_some_and(|t| now > t + rtt * REORDER_PERSIST_RTTS) {
             self.reorder_window /= 2;
             self.reorder_grown_at = Some(now);

@@ -259,7 +259,8 @@ impl Adaptive {
             && sample > self.capacity
             && interval.span >= self.min_rtt / 2.0
         {
-            self.capacity = sample;
+            // What arrives faster than it was sent was held up on its way, by a busy host for one.
+            self.capacity = self.capacity.max(sample.min(interval.sent_rate));
         }
     }
 
@@ -301,7 +302,8 @@ impl Adaptive {
     }
 
     fn update_boost(&mut self, now: f64, target: f64) {
-        let some = self.queue > 0.25 * target;
+        // Jitter alone leaves about half of it in the least delay of a few points.
+        let some = self.queue > 0.25 * target + 0.75 * self.path.jitter;
         let held = now < self.policed_until || self.loss.trial_since().is_some();
         if some
             || held
@@ -398,12 +400,16 @@ impl Controller for Adaptive {
 
     fn burst_bytes(&self) -> u64 {
         if let Mode::Startup(startup) = &self.mode
-            && !startup.started()
+            && startup.measures()
         {
-            return startup.train_bytes() as u64;
+            return startup.train_bytes(self.pace) as u64;
         }
         let burst = (self.pace * 0.001).min(65_536.0);
         burst.max(self.pace * 0.00025).max(2.0 * self.datagram) as u64
+    }
+
+    fn measures_trains(&self) -> bool {
+        matches!(&self.mode, Mode::Startup(startup) if startup.measures())
     }
 
     fn queue_delay(&self) -> Option<Duration> {

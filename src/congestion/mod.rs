@@ -79,6 +79,10 @@ pub trait Controller: Send + std::fmt::Debug {
     fn rate_bytes_per_sec(&self) -> u64;
     /// The largest burst that may leave back to back, in bytes.
     fn burst_bytes(&self) -> u64;
+    /// The trains are measured: they leave whole, and feedback is wanted several times within each.
+    fn measures_trains(&self) -> bool {
+        false
+    }
     /// Estimate of the forward queueing delay, if the controller keeps one.
     fn queue_delay(&self) -> Option<Duration> {
         None

@@ -25,6 +25,10 @@ pub struct Pacer {
     last: Instant,
     bytes_per_sec: u64,
     burst_bytes: u64,
+    /// Nothing leaves until a whole burst may, which then leaves in one train.
+    whole: bool,
+    /// A train is leaving.
+    open: bool,
 }
 
 impl Pacer {
@@ -35,7 +39,14 @@ impl Pacer {
             last: now,
             bytes_per_sec: u64::MAX,
             burst_bytes: INITIAL_BURST_BYTES,
+            whole: false,
+            open: true,
         }
+    }
+
+    /// Whether bursts leave whole only, as trains that are measured.
+    pub fn set_whole(&mut self, whole: bool) {
+        self.whole = whole;
     }
 
     /// Sets rate and burst from now on. A rate of `u64::MAX` limits nothing; a rate of 0 holds everything.
@@ -56,6 +67,10 @@ impl Pacer {
             return u64::MAX;
         }
         self.refill(now);
+        self.open = self.level > 0 && (self.open || self.level >= self.wanted());
+        if self.whole && !self.open {
+            return 0;
+        }
         // Round up: a fraction of a byte is enough for a datagram to go into debt by less than its size.
         let bytes = (self.level.max(0) + UNITS_PER_BYTE - 1) / UNITS_PER_BYTE;
         u64::try_from(bytes).unwrap_or(u64::MAX).min(self.burst_bytes)
@@ -71,13 +86,12 @@ impl Pacer {
         self.level -= i128::from(bytes) * UNITS_PER_BYTE;
     }
 
-    /// When a worthwhile train (a quarter of a burst) may leave; not after `now` if that much may leave already.
+    /// When a worthwhile train (a whole burst if they leave whole, else a quarter) may leave; not after `now` if that much may leave already.
     pub fn next_release(&self, now: Instant) -> Instant {
         if self.bytes_per_sec == u64::MAX {
             return now;
         }
-        let want = i128::from((self.burst_bytes / 4).max(1)) * UNITS_PER_BYTE;
-        let missing = want - self.level_at(now);
+        let missing = self.wanted() - self.level_at(now);
         if missing <= 0 {
             return now;
         }
@@ -87,6 +101,12 @@ impl Pacer {
         let rate = i128::from(self.bytes_per_sec);
         let ns = (missing + rate - 1) / rate;
         now + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX / 2).min(3_600_000_000_000))
+    }
+
+    /// The level from which a train is worthwhile.
+    fn wanted(&self) -> i128 {
+        let bytes = if self.whole { self.burst_bytes } else { self.burst_bytes / 4 };
+        i128::from(bytes.max(1)) * UNITS_PER_BYTE
     }
 
     fn capacity(&self) -> i128 {

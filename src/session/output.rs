@@ -25,6 +25,8 @@ const FEEDBACK_HEAD_BYTES: usize = 72;
 const MIN_CONTROL_ROOM: usize = 32;
 /// A second segment goes into the same packet if at least this much room is left.
 const MIN_SECOND_SEGMENT_ROOM: usize = 96;
+/// Packets between two feedbacks while trains are measured: a train of the start has at least four times as many.
+const TRAIN_FEEDBACK_PACKETS: u64 = 4;
 /// Room left over below this is padded, so that the datagrams of a train stay equal.
 const MAX_PADDING: usize = 160;
 /// One or more datagrams of equal size to the session's peer.
@@ -275,7 +277,11 @@ impl Session {
         let window_packets = self.path.window_bytes() / u64::from(self.path.mtu.current());
         Frame::Floor {
             distance: self.sent.next_number() - self.sent.floor(),
-            max_packets: (window_packets / 8).clamp(4, 1000),
+            max_packets: if self.path.controller.measures_trains() {
+                TRAIN_FEEDBACK_PACKETS
+            } else {
+                (window_packets / 8).clamp(TRAIN_FEEDBACK_PACKETS, 1000)
+            },
             max_delay_us: self.feedback_delay().as_micros() as u64,
         }
         .encode(buf);

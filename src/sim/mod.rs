@@ -24,6 +24,8 @@ use crate::store::memory::MemoryStore;
 use crate::store::{SessionKey, Store};
 use crate::transfer::Request;
 use crate::transfer::job::{Compression, Dest, Done, Location, Overwrite, SourceRoot, StoreError};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -32,6 +34,9 @@ mod restart;
 #[cfg(test)]
 mod tests;
 
+/// A stalled host catches up in batches of so many datagrams, each of which takes it so long: about what one core does.
+const BATCH: usize = 32;
+const COST: Duration = Duration::from_micros(5);
 /// Most datagrams of one train.
 const MAX_SEGMENTS: usize = 64;
 /// Steps after which a world is stuck in a loop: 5 MB in segments of 1 KiB at 30 % loss take fewer than 100,000.
@@ -56,6 +61,18 @@ pub struct Scenario {
     pub time_limit: Duration,
     /// Everybody shares the server's link (one bottleneck) instead of having one each.
     pub shared_link: bool,
+    /// Hosts that now and then do nothing for a while, as those that share a processor do.
+    pub stalls: Option<Stalls>,
+}
+
+/// A busy host: after an exponentially distributed time it stands still for a uniformly distributed one, then takes
+/// what has come in meanwhile, batch by batch, as fast as it can.
+#[derive(Clone, Copy, Debug)]
+pub struct Stalls {
+    /// Mean time between two stalls.
+    pub every: Duration,
+    /// Longest stall.
+    pub longest: Duration,
 }
 
 impl Scenario {
@@ -74,6 +91,7 @@ impl Scenario {
             server,
             time_limit: Duration::from_secs(3600),
             shared_link: false,
+            stalls: None,
         }
     }
 
@@ -111,6 +129,56 @@ struct Node {
     /// A request that outlives its sessions.
     pursuit: Option<Pursuit>,
     notices: Vec<Notice>,
+    /// What came in during a stall.
+    inbox: Vec<(SocketAddr, Vec<u8>)>,
+    stall: Option<Stall>,
+}
+
+/// When a host stands still next, or until when it does.
+#[derive(Debug)]
+struct Stall {
+    rng: StdRng,
+    law: Stalls,
+    from: Instant,
+    until: Instant,
+    /// Until when a batch keeps it.
+    busy: Instant,
+}
+
+impl Stall {
+    fn new(seed: u64, law: Stalls, now: Instant) -> Self {
+        let mut stall = Self { rng: StdRng::seed_from_u64(seed), law, from: now, until: now, busy: now };
+        stall.plan();
+        stall
+    }
+
+    fn plan(&mut self) {
+        let wait = -(1.0 - self.rng.random::<f64>()).ln();
+        self.from = self.until + self.law.every.mul_f64(wait.min(100.0));
+        self.until = self.from + self.law.longest.mul_f64(self.rng.random::<f64>());
+    }
+
+    /// The first instant from `at` on at which the host works.
+    fn awake_at(&mut self, at: Instant) -> Instant {
+        while self.until <= at {
+            self.plan();
+        }
+        let at = at.max(self.busy);
+        if at < self.from { at } else { self.until }
+    }
+}
+
+impl Node {
+    /// When it does something next, by itself or with what has come in.
+    fn next_time(&mut self, now: Instant) -> Option<Instant> {
+        let timeout = self.poll_timeout();
+        let next = if self.inbox.is_empty() { timeout? } else { timeout.map_or(now, |t| t.min(now)) };
+        Some(self.awake_at(next.max(now)))
+    }
+
+    fn awake_at(&mut self, at: Instant) -> Instant {
+        self.stall.as_mut().map_or(at, |stall| stall.awake_at(at))
+    }
 }
 
 /// Nodes and links on one clock. Node 0 is the server.
@@ -148,6 +216,10 @@ impl World {
             reports: HashMap::new(),
             pursuit: None,
             notices: Vec::new(),
+            inbox: Vec::new(),
+            stall: scenario
+                .stalls
+                .map(|law| Stall::new(derive_seed(scenario.seed, 2_000_000 + i as u64), law, start)),
         };
         let mut nodes = vec![node(0, &scenario.server)];
         nodes.extend((1..=scenario.clients).map(|i| node(i, &scenario.client)));
@@ -320,7 +392,8 @@ impl World {
 
     fn next_time(&mut self) -> Option<Instant> {
         let links = self.links.iter().flatten().filter_map(Impairment::poll_timeout).min();
-        let nodes = self.nodes.iter_mut().filter_map(Node::poll_timeout).min();
+        let now = self.now;
+        let nodes = self.nodes.iter_mut().filter_map(|n| n.next_time(now)).min();
         links.into_iter().chain(nodes).min()
     }
 
@@ -329,10 +402,28 @@ impl World {
         let Some(next) = self.next_time() else { return false };
         self.now = self.now.max(next);
         let mut touched: Vec<usize> = Vec::new();
+        for i in 0..self.nodes.len() {
+            if self.nodes[i].inbox.is_empty() || self.nodes[i].awake_at(self.now) > self.now {
+                continue;
+            }
+            let node = &mut self.nodes[i];
+            let batch = node.inbox.len().min(BATCH);
+            for (from, mut datagram) in node.inbox.drain(..batch) {
+                node.endpoint.handle_datagram(self.now, from, None, &mut datagram);
+            }
+            if let Some(stall) = &mut node.stall {
+                stall.busy = self.now + COST * batch as u32;
+            }
+            touched.push(i);
+        }
         for link in 0..self.links.len() {
             for way in 0..2 {
                 while let Some((mut datagram, (to, from))) = self.links[link][way].poll(self.now) {
                     self.datagrams += 1;
+                    if self.nodes[to].awake_at(self.now) > self.now {
+                        self.nodes[to].inbox.push((from, datagram));
+                        continue;
+                    }
                     self.nodes[to].endpoint.handle_datagram(self.now, from, None, &mut datagram);
                     self.links[link][way].recycle(datagram);
                     if !touched.contains(&to) {
@@ -342,7 +433,9 @@ impl World {
             }
         }
         for i in 0..self.nodes.len() {
-            if self.nodes[i].poll_timeout().is_some_and(|t| t <= self.now) {
+            if self.nodes[i].poll_timeout().is_some_and(|t| t <= self.now)
+                && self.nodes[i].awake_at(self.now) <= self.now
+            {
                 self.nodes[i].endpoint.handle_timeout(self.now);
                 if !touched.contains(&i) {
                     touched.push(i);

@@ -13,7 +13,7 @@ use crate::transfer::job::{Dest, Location, SourceRoot};
 use std::time::Instant;
 
 /// Random streams of servers after the first one.
-const RESTART_STREAM: u64 = 2_000_000;
+const RESTART_STREAM: u64 = 3_000_000;
 
 impl World {
     /// Begins a request that is carried through over as many sessions as it takes; one for each client.

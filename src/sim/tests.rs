@@ -171,6 +171,24 @@ fn an_outage_is_ridden_out() {
 }
 
 #[test]
+fn packets_that_overtake_by_more_than_a_round_trip_are_waited_for() {
+    // Jitter above the delay: the packets that win, from which round trips are measured, say nothing of the others.
+    for (spec, size) in [
+        ("rate=50mbit,queue=30ms,delay=15ms,loss=2%,jitter=20ms", 8_000_000),
+        ("rate=200mbit,queue=5ms,delay=2500us,jitter=4ms", 8_000_000),
+        ("rate=200mbit,queue=50ms,delay=25ms,reorder=5%", 8_000_000),
+    ] {
+        let mut world = World::new(&Scenario::symmetric(base_seed() + 40, profile(spec)));
+        world.client_store(0).insert_file(b"f", pattern(9, size), Default::default());
+        let session = world.put(0, &[b"f"]);
+        world.run().unwrap();
+        let stats = world.report(0, session).stats;
+        assert!(stats.packets_spurious * 50 < stats.packets_sent, "{spec}: {stats:?}");
+        assert!(stats.wire_bytes_sent < size * 6 / 5, "{spec}: {stats:?}");
+    }
+}
+
+#[test]
 fn many_small_files_and_directories() {
     let s = Scenario::symmetric(base_seed(), profile("delay=50ms,rate=200mbit,loss=2%"));
     let mut w = World::new(&s);

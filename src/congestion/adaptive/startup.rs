@@ -9,19 +9,36 @@ use super::path::{Interval, Path, Point};
 pub(super) const INITIAL_PACKETS: f64 = 64.0;
 /// Packets of a train of the initial flight: two trains, each long enough for several feedback frames within it.
 const TRAIN_PACKETS: f64 = 32.0;
+/// Later trains, while they told nothing: long enough to be stretched by more than the noise of busy hosts.
+const LATER_TRAIN_PACKETS: f64 = 16.0;
+const LATER_TRAIN_SECS: f64 = 0.004;
+const MOST_TRAIN_BYTES: f64 = 65_536.0;
+/// Pairs of points within trains that are kept.
+const TRAINS: usize = 64;
+/// Standard error, relative to the mean, at which the mean of many differing trains is believed, and how many.
+const HINT_ERROR: f64 = 0.15;
+const HINT_MANY: usize = 6;
 /// Growth per RTT without a hint, while delay is flat. What was sent by the time the queue shows is then about one
 /// bandwidth-delay product too much: a queue of one RTT just takes it.
 const GROWTH: f64 = 3.0;
+/// The same after a hint was wrong: little is missing by then.
+const CAREFUL_GROWTH: f64 = 2.0;
 /// Growth per RTT towards the capacity that the trains agree on.
 const HINTED_GROWTH: f64 = 16.0;
+/// Packets between two points of a train.
+const TRAIN_STEP: f64 = 4.0;
 /// Samples of dispersion wanted, and packets in all.
 const HINT_SAMPLES: usize = 2;
 const HINT_PACKETS: f64 = 20.0;
 /// Share of the hint to go to before anything near it came back, and after.
 const HINT_UNPROVEN: f64 = 0.5;
 const HINT_PROVEN: f64 = 0.92;
+/// What comes through at so many times the hint proves it wrong: jitter stretches trains too.
+const HINT_WRONG: f64 = 1.3;
 /// Growth per RTT near the hint and above it.
 const BEYOND: f64 = 1.3;
+/// What passes at less than this share of the rate at which it was sent is held up somewhere.
+const HELD_UP: f64 = 0.8;
 /// Loss from which a path without a queue may be one that is full.
 const LOSS_STEP: f64 = 0.1;
 /// Growth of what is sent over which what arrives is compared, and growth of that which is none.
@@ -47,6 +64,8 @@ pub(super) struct Startup {
     /// Bytes and seconds between two points within one train.
     trains: Vec<(f64, f64)>,
     hint: Option<f64>,
+    /// The trains were stretched by something else than the bottleneck.
+    distrust: bool,
     /// Where the ramp is: rate at a time, growing until `ceiling`.
     from: f64,
     at: f64,
@@ -63,6 +82,7 @@ impl Startup {
             datagram,
             trains: Vec::new(),
             hint: None,
+            distrust: false,
             from: 0.0,
             at: 0.0,
             ceiling: 0.0,
@@ -82,9 +102,18 @@ impl Startup {
         self.hint
     }
 
-    /// Length of a train of the initial flight.
-    pub(super) fn train_bytes(&self) -> f64 {
-        TRAIN_PACKETS * self.datagram
+    /// The capacity is still looked for in how trains are stretched on their way.
+    pub(super) fn measures(&self) -> bool {
+        self.hint.is_none() && !self.distrust
+    }
+
+    /// Length of a train at that pace.
+    pub(super) fn train_bytes(&self, pace: f64) -> f64 {
+        if self.started {
+            (pace * LATER_TRAIN_SECS).clamp(LATER_TRAIN_PACKETS * self.datagram, MOST_TRAIN_BYTES)
+        } else {
+            TRAIN_PACKETS * self.datagram
+        }
     }
 
     /// The rate that time alone allows, towards a trusted hint.
@@ -105,8 +134,8 @@ impl Startup {
         rtt: f64,
         threshold: f64,
     ) -> Step {
-        if self.trains.len() < 16
-            && let Some(train) = path.train(4.0 * self.datagram)
+        if self.trains.len() < TRAINS
+            && let Some(train) = path.train(TRAIN_STEP * self.datagram)
         {
             self.trains.push(train);
         }
@@ -124,7 +153,14 @@ impl Startup {
         let flight = INITIAL_PACKETS * self.datagram;
         // The trains of the initial flight count as one flight per RTT.
         let round = rtt.max(ROUND_SECS);
-        let mut arrived = if point.cumulative as f64 <= flight { flight / round } else { point.pace };
+        let mut arrived = if point.cumulative as f64 <= flight {
+            flight / round
+        } else {
+            // What was sent at this pace is at the bottleneck, or in its queue: only what comes out of it counts.
+            recent.map_or(point.pace, |i| {
+                if i.pass_rate < HELD_UP * i.sent_rate { 0.0 } else { point.pace.min(i.pass_rate / HELD_UP) }
+            })
+        };
         if rtt < ROUND_SECS {
             // Feedback is as slow as a round here: no more than one step in each.
             if now < self.step_at {
@@ -134,6 +170,10 @@ impl Startup {
             }
         }
         self.trust_trains(now, arrived, rtt);
+        if self.hint.is_some_and(|hint| arrived > HINT_WRONG * hint) {
+            self.hint = None;
+            self.distrust = true;
+        }
         let pace = match self.hint {
             // Near the hint the steps are small: it may be a little high.
             Some(hint) if arrived > 0.4 * hint => {
@@ -141,20 +181,23 @@ impl Startup {
                 if arrived > 0.75 * hint { arrived * BEYOND } else { (arrived * GROWTH).min(self.ceiling) }
             }
             Some(hint) => (arrived * GROWTH).min(hint * HINT_UNPROVEN),
+            None if self.distrust => arrived * CAREFUL_GROWTH,
             None => arrived * GROWTH,
         };
         Step::Pace(pace.max(self.ramp(now, rtt)))
     }
 
     fn trust_trains(&mut self, now: f64, arrived: f64, rtt: f64) {
-        if self.hint.is_some() || self.trains.len() < HINT_SAMPLES {
+        if !self.measures() || self.trains.len() < HINT_SAMPLES {
             return;
         }
         let (bytes, secs) =
             self.trains.iter().fold((0.0, 0.0), |sum, train| (sum.0 + train.0, sum.1 + train.1));
         let rate: f64 = bytes / secs;
-        let mut rates = self.trains.iter().map(|train| train.0 / train.1);
-        if bytes < HINT_PACKETS * self.datagram || !rates.all(|one| (0.5..2.2).contains(&(one / rate))) {
+        let alike = self.trains.iter().all(|train| (0.5..2.2).contains(&(train.0 / train.1 / rate)));
+        let residues = self.trains.iter().map(|train| (train.1 - train.0 / rate).powi(2)).sum::<f64>();
+        let known = self.trains.len() >= HINT_MANY && residues.sqrt() < HINT_ERROR * secs;
+        if bytes < HINT_PACKETS * self.datagram || !(alike || known) {
             return;
         }
         self.hint = Some(rate);
