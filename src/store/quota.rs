@@ -8,7 +8,7 @@
 
 use super::SessionKey;
 use super::jail::{DirHandle, Jail, file_type};
-use super::names::join;
+use super::names::{HIDDEN_PREFIX, JOURNAL_SUFFIX, join};
 use crate::transfer::job::{FileId, StoreError, StoreErrorKind};
 use rustix::fs::{FileType, Stat};
 use std::collections::HashMap;
@@ -26,6 +26,8 @@ struct Charge {
     before_bytes: u64,
     /// What it may add.
     added_bytes: u64,
+    /// What it takes when it is whole.
+    whole_bytes: u64,
     /// What goes when it gets its name: the file that it replaces.
     replaced_bytes: u64,
     /// It is a copy in scratch space, which goes with its session.
@@ -71,8 +73,8 @@ impl Quota {
         (scratch, shown): (bool, &[u8]),
         (jail, now): (&Jail, Instant),
     ) -> Result<(), StoreError> {
-        let added_bytes = size.saturating_add(BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
-        let added_bytes = added_bytes.saturating_sub(before_bytes);
+        let whole_bytes = size.saturating_add(BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+        let added_bytes = whole_bytes.saturating_sub(before_bytes);
         if self.free() < added_bytes && now >= self.counted_at + RECOUNT_AFTER {
             // What is under way counts as announced, what of it lies on the disk already twice: on the safe side.
             self.counted_at = now;
@@ -89,7 +91,10 @@ impl Quota {
             return Err(StoreError { kind: StoreErrorKind::Quota, message });
         }
         self.used_bytes = self.used_bytes.saturating_add(added_bytes);
-        self.under_way.insert((session, file), Charge { before_bytes, added_bytes, replaced_bytes, scratch });
+        self.under_way.insert(
+            (session, file),
+            Charge { before_bytes, added_bytes, whole_bytes, replaced_bytes, scratch },
+        );
         Ok(())
     }
 
@@ -100,9 +105,11 @@ impl Quota {
     /// A file has got its name.
     pub(crate) fn placed(&mut self, session: SessionKey, file: FileId) {
         let Some(charge) = self.under_way.remove(&(session, file)) else { return };
-        self.used_bytes = self.used_bytes.saturating_sub(charge.replaced_bytes);
+        // A shorter file may have taken the place of a longer one's partial.
+        let gone = charge.before_bytes + charge.added_bytes + charge.replaced_bytes;
+        self.used_bytes = self.used_bytes.saturating_sub(gone).saturating_add(charge.whole_bytes);
         if charge.scratch {
-            *self.scratch_bytes.entry(session).or_default() += charge.before_bytes + charge.added_bytes;
+            *self.scratch_bytes.entry(session).or_default() += charge.whole_bytes;
         }
     }
 
@@ -154,9 +161,13 @@ fn count_dir(dir: &DirHandle, path: &[u8], pending: &mut Vec<Vec<u8>>) -> u64 {
         let Ok(stat) = dir.stat(name) else { continue };
         if file_type(&stat) == FileType::Directory {
             pending.push(join(path, name));
-        } else {
+        } else if !(name.starts_with(HIDDEN_PREFIX) && name.ends_with(JOURNAL_SUFFIX)) {
+            // Journals are a 30,000th of their files, and come and go with them.
             // One file under several names takes its space once.
-            bytes = bytes.saturating_add(disk_bytes(&stat) / (stat.st_nlink.max(1) as u64));
+            let names = stat.st_nlink.max(1);
+            #[expect(clippy::unnecessary_cast, reason = "the field's type differs between architectures")]
+            let names = names as u64;
+            bytes = bytes.saturating_add(disk_bytes(&stat) / names);
         }
     }
     bytes
