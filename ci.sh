@@ -2,7 +2,7 @@
 # What CI runs and what a contributor runs: format, lints, documentation, benches, tests.
 #
 #   ./ci.sh           all of it; the last line counts the tests
-#   ./ci.sh --long    the same, and the sweeps over many more seeds
+#   ./ci.sh --long    the same, the sweeps over many more seeds, and the packages built and installed
 #
 # Tests that need root or a tool that is not there are skipped, named, and counted. As root none should be.
 set -euo pipefail
@@ -56,6 +56,12 @@ cargo clippy --locked --all-targets -- -D warnings
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
+# What tests/dependencies.rs says, and more; where it is installed.
+if cargo deny --version > /dev/null 2>&1; then
+    step "dependencies"
+    cargo deny --offline check bans licenses sources
+fi
+
 step "tests, and benches that compile"
 if cargo nextest --version > /dev/null 2>&1; then
     # Benches and examples are built with the tests, and run once each, as tests.
@@ -69,6 +75,27 @@ fi
 step "examples in the documentation"
 cargo test --locked --doc 2>&1 | tee "$log" || status=1
 count_cargo_test "$log"
+
+step "examples"
+for example in upload drop_point mirror channels simulated_link; do
+    if cargo run --quiet --locked --example "$example" > "$log" 2>&1; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1)) status=1
+        echo "example $example failed:"
+        tail -n 20 "$log"
+    fi
+done
+
+step "shipping: manual pages, completions, unit, packages"
+shipping=()
+if $long; then shipping=(--long); fi
+if packaging/check.sh "${shipping[@]}"; then
+    # What it skipped stands in the list, as of a test that has passed in the eyes of its runner.
+    passed=$((passed + 1 + $(grep -c 'packaging/check.sh' "$FULMAR_SKIP_LIST" || true)))
+else
+    failed=$((failed + 1)) status=1
+fi
 
 step "vectors, against an independent implementation"
 python=

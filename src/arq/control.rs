@@ -50,6 +50,11 @@ impl ControlSender {
         self.credit = self.credit.max(credit);
     }
 
+    /// The credit of another peer than the one told of before: nothing that was sent has reached it.
+    pub fn replace_credit(&mut self, credit: u64) {
+        self.credit = credit;
+    }
+
     /// Whether `next_piece` would give something.
     pub fn has_piece(&self) -> bool {
         !self.repairs.is_empty() || self.unsent() > 0 && self.next < self.credit

@@ -111,6 +111,12 @@ impl RangeSet {
                 .is_some_and(|r| r.start <= range.start && r.end >= range.end)
     }
 
+    /// Whether adding `range` (not empty) would extend or join what is there, instead of making one more range.
+    pub fn touches(&self, range: &Range<u64>) -> bool {
+        let next = self.ranges.get(self.ranges.partition_point(|r| r.end < range.start));
+        next.is_some_and(|r| r.start <= range.end)
+    }
+
     /// The first stretch inside `range` that is not in the set.
     pub fn first_gap(&self, range: Range<u64>) -> Option<Range<u64>> {
         let mut start = range.start;

@@ -11,6 +11,7 @@ Start:
   fulmar demo                      see it work on this machine
   fulmar serve ~/drop              on the server; prints a key
   fulmar put big.iso server.org    on the client; asks for the key
+  fulmar cp big.iso server.org:    no server, no key: ssh does that part
 
 Addresses are HOST[:PORT][/PATH]: a name, an IPv4 address, or an IPv6 address
 in brackets; port 5770 (UDP) if none is given; PATH lies below the directory
@@ -40,7 +41,9 @@ Exit codes:
   143  ended by SIGTERM (serve: 0)
 With several files the others go on when one fails; the highest code wins.
 
-Environment: FULMAR_KEY_FILE (see above), RUST_LOG (as in fulmar=debug).";
+Environment: FULMAR_KEY_FILE (see above), RUST_LOG (as in fulmar=debug),
+FULMAR_KEYLOG (a file to which the secrets of sessions are appended, so that
+Wireshark can decrypt them: for studies only).";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
@@ -135,6 +138,12 @@ Examples:
 The key has 256 random bits, written as 64 hexadecimal digits. An existing file
 is never overwritten.";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  fulmar completions bash > ~/.local/share/bash-completion/completions/fulmar
+  fulmar completions zsh > ~/.zfunc/_fulmar       (a directory in your fpath)
+  fulmar completions fish > ~/.config/fish/completions/fulmar.fish";
+
 /// fulmar moves files over UDP across links that lose, corrupt, delay and reorder packets, at the speed of the link.
 #[derive(Debug, Parser)]
 #[command(name = "fulmar", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
@@ -151,6 +160,9 @@ pub enum Command {
     /// Serve a directory to many clients at once
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Copy to or from a host that ssh reaches, as scp does; nothing need run there
+    #[command(after_help = super::cp::args::EXAMPLES, override_usage = super::cp::args::USAGE)]
+    Cp(super::cp::args::CpArgs),
     /// Upload files and directories
     #[command(after_help = PUT_EXAMPLES, override_usage = PUT_USAGE)]
     Put(PutArgs),
@@ -168,9 +180,21 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure goodput against window size, loss, chunk size or rate control, in simulation or on a real link
     Bench(super::bench::args::BenchArgs),
+    /// Make a page with plots of what --trace has written
+    #[command(after_help = super::trace_report::args::EXAMPLES)]
+    Report(super::trace_report::args::TraceReportArgs),
+    /// Show in the terminal what serve --dashboard shows
+    #[command(after_help = super::top::EXAMPLES)]
+    Top(super::top::TopArgs),
     /// Make a key that both sides can use
     #[command(after_help = KEYGEN_EXAMPLES)]
     Keygen(KeygenArgs),
+    /// Print the completions of a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Where the shared secret comes from.
@@ -208,13 +232,16 @@ pub struct LinkArgs {
     /// rate=100mbit,burst=4,seed=7 in any selection), and with loss-in= and so on what it receives
     #[arg(long, value_name = "SPEC")]
     pub sim: Option<String>,
+    /// Write what happens to every packet, file and session to this file, for fulmar report
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
 }
 
 /// How a client connects.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Link")]
 pub struct ConnectArgs {
-    /// Give up when the server has not answered for so long [default: 10]
+    /// Give up when the server has not answered for so long [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub connect_timeout: Option<String>,
     /// Give up when one segment was sent so often in vain [default: only --timeout gives up]
@@ -337,6 +364,12 @@ pub struct ServeArgs {
     /// Refuse to impair the way back of an echo
     #[arg(long, help_heading = "Limits")]
     pub no_echo_sim: bool,
+    /// Watching it.
+    #[command(flatten)]
+    pub watch: super::watch::WatchArgs,
+    /// Serve one copy and end: what fulmar cp starts over ssh; told on stdin what to do, so no other option goes with it
+    #[arg(long, exclusive = true)]
+    pub once: bool,
     /// Amount of output.
     #[command(flatten)]
     pub verbosity: VerbosityArgs,
@@ -455,6 +488,9 @@ pub struct DemoArgs {
     /// How each side impairs what it sends
     #[arg(long, value_name = "SPEC", default_value = "loss=10%,corrupt=10%")]
     pub sim: String,
+    /// Write what happens to every packet and file of the client to this file, for fulmar report
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
     /// Output.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -466,4 +502,20 @@ pub struct KeygenArgs {
     /// The file to make, or - for stdout
     #[arg(default_value = "fulmar.key", value_name = "FILE")]
     pub file: PathBuf,
+}
+
+/// `fulmar completions`
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `fulmar man`
+#[derive(Clone, Debug, Args)]
+pub struct ManArgs {
+    /// Where the pages go
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }

@@ -7,10 +7,11 @@ use super::exit::Failure;
 use super::host::Target;
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{key, options, signals};
+use super::{key, key_log, options, signals, trace};
 use crate::endpoint::config::EndpointConfig;
 use crate::endpoint::pursuit::Notice;
-use crate::net::client::{self, ClientOptions, Observer};
+use crate::net::client::{self, ClientOptions, NetError, Observer, Outcome};
+use crate::net::stream::StreamPipe;
 use crate::session::event::{Direction, Event, Stats};
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, EntryKind, FileId, SourceEntry, SourceRoot, StoreError};
@@ -60,13 +61,15 @@ impl Setup {
         let session = options::client_session(link, connect, chunk)?;
         let retries = options::retries(connect)?;
         let sim = options::link_sim(link)?;
+        let trace = trace::open(link.trace.as_deref(), false)?;
         let secret = key::client_secret(key_args, &target.authority())?;
         let remotes = target.resolve(options::family(connect))?;
         let mut endpoint = EndpointConfig::new(secret);
         endpoint.session = session;
+        endpoint.session.key_log = key_log::from_environment()?;
         let request = Request::List { path: Vec::new() };
-        let options =
-            ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim, retries };
+        let (roots, dest) = (Vec::new(), None);
+        let options = ClientOptions { remotes, endpoint, request, roots, dest, sim, retries, trace };
         Ok(Self { target, options })
     }
 
@@ -94,12 +97,36 @@ pub fn run(
     host: &str,
     signal: Arc<AtomicI32>,
     results: &mut dyn Results,
+    progress: Progress,
+) -> Ended {
+    watch(host, signal.clone(), results, progress, |watcher| client::run(options, signal, watcher))
+}
+
+/// The same over a byte stream.
+pub fn run_over_stream(
+    stream: StreamPipe,
+    options: ClientOptions,
+    host: &str,
+    signal: Arc<AtomicI32>,
+    results: &mut dyn Results,
+    progress: Progress,
+) -> Ended {
+    watch(host, signal.clone(), results, progress, |watcher| {
+        client::run_over_stream(stream, options, signal, watcher)
+    })
+}
+
+fn watch(
+    host: &str,
+    signal: Arc<AtomicI32>,
+    results: &mut dyn Results,
     mut progress: Progress,
+    run: impl FnOnce(&mut dyn Observer) -> Result<Outcome, NetError>,
 ) -> Ended {
     let start = now();
     progress.phase(&format!("connecting to {host}"));
     let mut watcher = Watcher { results, progress, connected: false, resumed: HashMap::new() };
-    let outcome = client::run(options, signal.clone(), &mut watcher).map_err(Failure::from);
+    let outcome = run(&mut watcher).map_err(Failure::from);
     let connected = watcher.connected;
     watcher.progress.clear();
     Ended {

@@ -8,7 +8,7 @@ use super::exit::{self, Failure};
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::{FileResult, Report};
-use super::{client, key, paths, signals, terminal, text};
+use super::{client, key, paths, signals, terminal, text, trace};
 use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig};
 use crate::impair::Spec;
 use crate::net::client::ClientOptions;
@@ -70,6 +70,7 @@ impl Drop for TempDir {
 pub fn run(args: &DemoArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
     let sim = options::sim("--sim", &args.sim)?;
+    let trace = trace::open(args.trace.as_deref(), false)?;
     let temp_path = TempDir::name()?;
     let signal = signals::install(Some(temp_path.clone()))?;
     let temp = TempDir::make(temp_path)?;
@@ -108,6 +109,7 @@ pub fn run(args: &DemoArgs) -> Result<u8, Failure> {
         dest: Some((back.clone(), echo::destination(Overwrite::Never))),
         sim: Some(sim),
         retries: 0,
+        trace,
     };
     let host = server.address.to_string();
     let ended = client::run(options, &host, signal, &mut echo, Progress::new("demo", output));
@@ -213,6 +215,8 @@ impl DemoServer {
             sim: Some(sim),
             partial_ttl: None,
             quota_bytes: None,
+            trace: None,
+            watch: Default::default(),
         })?;
         let address = server.local_addr();
         let signal = Arc::new(AtomicI32::new(0));

@@ -5,13 +5,16 @@
 pub mod args;
 pub mod bench;
 pub mod client;
+pub mod cp;
 pub mod demo;
 pub mod echo;
 pub mod exit;
+pub mod generate;
 pub mod get;
 pub mod host;
 pub mod json;
 pub mod key;
+pub mod key_log;
 pub mod keygen;
 pub mod ls;
 pub mod options;
@@ -24,19 +27,25 @@ pub mod signals;
 pub mod summary;
 pub mod terminal;
 pub mod text;
+pub mod top;
+pub mod trace;
+pub mod trace_report;
+pub mod watch;
 
 use args::{Command, OutputArgs, VerbosityArgs};
 use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 8] = ["bench", "serve", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 12] =
+    ["completions", "bench", "report", "top", "serve", "cp", "put", "get", "ls", "echo", "demo", "keygen"];
 
 impl Command {
     /// Runs it; the exit code.
     pub fn run(&self) -> Result<u8, Failure> {
         match self {
             Self::Serve(args) => serve::run(args),
+            Self::Cp(args) => cp::run(args),
             Self::Put(args) => put::run(args),
             Self::Get(args) => get::run(args),
             Self::Ls(args) => ls::run(args),
@@ -44,6 +53,10 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Keygen(args) => keygen::run(args),
+            Self::Completions(args) => generate::completions(args),
+            Self::Man(args) => generate::man(args),
+            Self::Report(args) => trace_report::run(args),
+            Self::Top(args) => top::run(args),
         }
     }
 
@@ -51,6 +64,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Serve(_) => "serve",
+            Self::Cp(_) => "cp",
             Self::Put(_) => "put",
             Self::Get(_) => "get",
             Self::Ls(_) => "ls",
@@ -58,12 +72,22 @@ impl Command {
             Self::Demo(_) => "demo",
             Self::Bench(_) => "bench",
             Self::Keygen(_) => "keygen",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
+            Self::Report(_) => "report",
+            Self::Top(_) => "top",
         }
     }
 
     fn output(&self) -> Option<&OutputArgs> {
         match self {
-            Self::Serve(_) | Self::Keygen(_) => None,
+            Self::Serve(_)
+            | Self::Keygen(_)
+            | Self::Report(_)
+            | Self::Top(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
+            Self::Cp(args) => Some(&args.output),
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
             Self::Ls(args) => Some(&args.output),
@@ -82,6 +106,8 @@ impl Command {
     pub fn verbosity(&self) -> VerbosityArgs {
         match self {
             Self::Serve(args) => args.verbosity.clone(),
+            Self::Report(args) => args.verbosity.clone(),
+            Self::Top(args) => args.verbosity.clone(),
             _ => self.output().map(|output| output.verbosity.clone()).unwrap_or_default(),
         }
     }
@@ -89,7 +115,7 @@ impl Command {
     /// What is logged without `-q` and `-v`: a server tells what it does, a client only what is wrong.
     pub fn log_level(&self) -> log::LevelFilter {
         match self {
-            Self::Serve(_) => log::LevelFilter::Info,
+            Self::Serve(args) if !args.once => log::LevelFilter::Info,
             _ => log::LevelFilter::Warn,
         }
     }

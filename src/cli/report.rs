@@ -262,10 +262,11 @@ fn explain(path: &[u8], error: &StoreError) -> String {
     sentence
 }
 
-/// Loss in percent of the way on which the files went: for `get` and `ls` the way in, else the way out, where
-/// what was declared lost counts, less what arrived after all.
+/// Loss in percent of the way on which the files went: for `get` and `ls` the way in (for `cp` whichever way most of it
+/// went), else the way out, where what was declared lost counts, less what arrived after all.
 pub fn loss_pct(command: &str, stats: &Stats) -> f64 {
-    if command == "get" || command == "ls" { loss_in_pct(stats) } else { stats.loss_pct() }
+    let coming = command == "cp" && stats.wire_bytes_received > stats.wire_bytes_sent;
+    if command == "get" || command == "ls" || coming { loss_in_pct(stats) } else { stats.loss_pct() }
 }
 
 /// Loss in percent on the way in: the gaps that this side saw, which takes reordered packets for lost ones.

@@ -4,12 +4,15 @@
 
 use super::args::ServeArgs;
 use super::exit::{self, Failure};
-use super::{key, options, signals, terminal, text};
+use super::{key, key_log, options, signals, terminal, text, trace, watch};
 use crate::endpoint::config::{EndpointConfig, Secret};
 use crate::net::server::{Server, ServerOptions};
 
 /// Runs it until a signal comes; the exit code.
 pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
+    if args.once {
+        return super::cp::remote::run();
+    }
     let listen = options::listen(&args.listen)?;
     let (session, server) = options::server(args)?;
     let sim = options::link_sim(&args.link)?;
@@ -22,11 +25,23 @@ pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
     }
     let (secret, own_key) = key::server_secret(&args.key)?;
 
+    let trace = trace::open(args.link.trace.as_deref(), true)?;
+    let watch = watch::options(args)?;
     let mut endpoint = EndpointConfig::new(secret.clone());
     endpoint.session = session;
+    endpoint.session.key_log = key_log::from_environment()?;
     endpoint.server = Some(server);
-    let dir = args.dir.clone();
-    let server = Server::bind(ServerOptions { listen, dir, endpoint, sim, partial_ttl, quota_bytes })?;
+    let server = Server::bind(ServerOptions {
+        listen,
+        dir: args.dir.clone(),
+        endpoint,
+        sim,
+        partial_ttl,
+        quota_bytes,
+        trace,
+        watch,
+    })?;
+    watch::announce(&server);
     // Handlers first: whoever reads the line below may send a signal at once.
     let signal = signals::install(None)?;
     match (&secret, own_key) {

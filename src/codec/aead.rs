@@ -125,6 +125,14 @@ impl PacketKeys {
         matches!(self.protection, Protection::Aead(_))
     }
 
+    /// The secret from which these keys follow; `None` for a CRC-32. For key logs only.
+    pub(super) fn secret(&self) -> Option<&[u8; SECRET_BYTES]> {
+        match &self.protection {
+            Protection::Aead(aead) => Some(&*aead.secret),
+            Protection::Crc => None,
+        }
+    }
+
     /// Bytes that sealing adds.
     pub fn tag_bytes(&self) -> usize {
         match self.protection {

@@ -68,11 +68,12 @@ pub struct ServerShare(pub [u8; SHARE_BYTES]);
 
 /// A client between hello and reply.
 ///
-/// `spake2` holds a copy of the password and the scalar until the handshake ends, and does not wipe them.
+/// `spake2` does not wipe its copies of password and scalar, so it gets them for one computation at a time; what is kept here is
+/// wiped. It can be finished with more than one share: a Reply is not authenticated.
 pub struct ClientHandshake {
     share: ClientShare,
-    /// `None` without encryption.
-    spake: Option<Spake2<Ed25519Group>>,
+    secret: Secret,
+    entropy: Zeroizing<[u8; ENTROPY_BYTES]>,
 }
 
 impl std::fmt::Debug for ClientHandshake {
@@ -85,33 +86,33 @@ impl ClientHandshake {
     /// Starts a handshake. The entropy must be fresh from the system's generator and used for nothing else.
     /// Without encryption the share is the first 32 bytes of it.
     pub fn new(secret: &Secret, entropy: &[u8; ENTROPY_BYTES]) -> (Self, ClientShare) {
-        let (spake, share) = match secret {
-            Secret::Key(password) => {
-                let (a, b) = (Identity::new(IDENTITY_CLIENT), Identity::new(IDENTITY_SERVER));
-                let mut rng = OneDraw::new(entropy);
-                let (spake, message) =
-                    Spake2::start_a_with_rng(&Password::new(password.as_slice()), &a, &b, &mut rng);
-                (Some(spake), without_side(&message, SIDE_A))
-            }
-            Secret::Insecure => (None, insecure_share(entropy)),
-        };
-        let share = ClientShare(share);
-        (Self { share, spake }, share)
+        let share = ClientShare(match secret {
+            Secret::Key(password) => without_side(&start_client(password, entropy).1, SIDE_A),
+            Secret::Insecure => insecure_share(entropy),
+        });
+        (Self { share, secret: secret.clone(), entropy: Zeroizing::new(*entropy) }, share)
     }
 
     /// What the server's share makes of it. A wrong password is not noticed here: then keys and confirmation differ.
     ///
     /// # Errors
     /// `HandshakeError` when the share is unusable.
-    pub fn finish(self, server_share: &ServerShare) -> Result<Shared, HandshakeError> {
+    pub fn finish(&self, server_share: &ServerShare) -> Result<Shared, HandshakeError> {
         if server_share.0 == self.share.0 {
             return Err(HandshakeError::Reflected);
         }
-        match self.spake {
-            Some(spake) => finish_spake(spake, SIDE_B, &server_share.0),
-            None => Ok(Shared::insecure(&self.share, server_share)),
+        match &self.secret {
+            Secret::Key(password) => {
+                finish_spake(start_client(password, &self.entropy).0, SIDE_B, &server_share.0)
+            }
+            Secret::Insecure => Ok(Shared::insecure(&self.share, server_share)),
         }
     }
+}
+
+fn start_client(password: &[u8], entropy: &[u8; ENTROPY_BYTES]) -> (Spake2<Ed25519Group>, Vec<u8>) {
+    let (a, b) = (Identity::new(IDENTITY_CLIENT), Identity::new(IDENTITY_SERVER));
+    Spake2::start_a_with_rng(&Password::new(password), &a, &b, &mut OneDraw::new(entropy))
 }
 
 /// The server's part, which is over within one call.

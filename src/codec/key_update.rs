@@ -151,6 +151,11 @@ impl OpenKeys {
         opened
     }
 
+    /// The phase bit of the present generation.
+    pub fn phase(&self) -> bool {
+        self.phase
+    }
+
     /// True when so many packets failed to open that the session has to end.
     pub fn exhausted(&self) -> bool {
         self.failed_packets >= INTEGRITY_LIMIT

@@ -6,4 +6,5 @@ pub mod aead;
 pub mod choose;
 pub mod chunk;
 pub mod handshake;
+pub mod key_log;
 pub mod key_update;

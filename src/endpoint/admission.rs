@@ -2,16 +2,18 @@
 //! Owns: half-open handshakes, the cookie key, the budget of PAKE computations, failed guesses per address.
 //! Implements: docs/PROTOCOL.md, "Admission".
 
+use super::throttle::{Bucket, Throttle};
 use crate::codec::handshake::{
     ClientShare, CookieKey, ENTROPY_BYTES, ServerHandshake, SessionKeys, Transcript,
 };
 use crate::endpoint::config::Secret;
+use crate::session::refusal::{Refusal, Refusals};
 use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
 use crate::wire::packet::{ProtectedHeader, strip_trailer};
 use crate::wire::{Cid, VERSION};
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,13 @@ const PAKES_PER_SEC: f64 = 400.0;
 const PAKE_BURST: f64 = 64.0;
 /// Below so many left, a Hello needs a cookie.
 const COOKIE_BELOW_PAKES: f64 = 32.0;
+/// The last ones are for networks that have not used up a share of their own, so that somebody who computes as fast as he is let
+/// keeps nobody else out.
+const PAKES_RESERVED: f64 = 16.0;
+/// That share, a second and at once.
+const NETWORK_PAKES: (f64, f64) = (20.0, 16.0);
+/// The Reply is repeated this often at most, however often the Hello comes: half of the shortest pause between two Hellos of a client.
+const REPLY_SPACING: Duration = Duration::from_millis(50);
 /// A cookie is good for one to two of these.
 const COOKIE_BUCKET: Duration = Duration::from_secs(30);
 /// Wait after the first failed guess from an address; doubles with each, up to 64 times.
@@ -35,6 +44,10 @@ const GUESS_PAUSE: Duration = Duration::from_millis(100);
 const MAX_GUESSERS: usize = 1024;
 /// Failed guesses are forgotten after so long without another.
 const GUESS_MEMORY: Duration = Duration::from_secs(60);
+/// How often they are looked through for that.
+const GUESS_SWEEP: Duration = Duration::from_secs(1);
+/// What a client is told that finds no room.
+const BUSY: &str = "the server has as many sessions as it allows: try again later";
 
 /// A handshake that was answered and not confirmed.
 #[derive(Debug)]
@@ -46,9 +59,11 @@ struct HalfOpen {
     keys: SessionKeys,
     params: Params,
     created_at: Instant,
+    /// When the Reply was given last.
+    replied_at: Instant,
     /// The Reply was repeated, so that nobody knows which one the Confirm answers.
     repeated: bool,
-    /// Its confirmation did not fit: whatever comes is rejected.
+    /// A confirmation did not fit, and was counted.
     failed: bool,
 }
 
@@ -80,7 +95,7 @@ struct Guesser {
 pub struct AdmissionCounters {
     /// Hellos answered with a Retry.
     pub retries: u64,
-    /// Hellos dropped for want of PAKE budget, and Hellos and Confirms that came too soon after a failed guess.
+    /// Hellos dropped for want of PAKE budget or because strangers asked too often, and Hellos and Confirms that came too soon after a failed guess.
     pub dropped: u64,
     /// Confirmations that did not fit.
     pub wrong_keys: u64,
@@ -96,12 +111,17 @@ pub(super) struct Admission {
     half_open: HashMap<Cid, HalfOpen>,
     by_client: HashMap<(Cid, SocketAddr), Cid>,
     order: VecDeque<(Instant, Cid)>,
+    /// Peers that have a session, as their Hellos named them: a late copy of a Hello asks for nothing new.
+    live: HashSet<(Cid, SocketAddr)>,
     cookie_key: CookieKey,
     epoch: Instant,
-    pakes: f64,
-    pakes_at: Instant,
+    pakes: Bucket,
+    /// Networks that computed of late, and what is left of their own share.
+    pake_users: HashMap<IpAddr, Bucket>,
+    throttle: Throttle,
     guessers: HashMap<IpAddr, Guesser>,
-    pub(super) counters: AdmissionCounters,
+    swept_at: Instant,
+    pub(super) refusals: Refusals,
 }
 
 impl Admission {
@@ -112,12 +132,15 @@ impl Admission {
             half_open: HashMap::new(),
             by_client: HashMap::new(),
             order: VecDeque::new(),
+            live: HashSet::new(),
             cookie_key: CookieKey::new(key),
             epoch: now,
-            pakes: PAKE_BURST,
-            pakes_at: now,
+            pakes: Bucket::new(now, PAKE_BURST),
+            pake_users: HashMap::new(),
+            throttle: Throttle::new(now, rng),
             guessers: HashMap::new(),
-            counters: AdmissionCounters::default(),
+            swept_at: now,
+            refusals: Refusals::default(),
         }
     }
 
@@ -136,50 +159,75 @@ impl Admission {
         self.expire(now);
         let (hello, core) = match Hello::decode(packet) {
             Ok(found) => found,
-            Err(_) => return self.on_other_version(packet),
-        };
-        let reject = |code, text: &str| {
-            Some(Reject { client_cid: hello.client_cid, code, text: text.into() }.encode())
+            Err(_) => return self.on_other_version(now, remote, packet),
         };
         let wanted = match secret {
             Secret::Key(_) => Security::Aes128Gcm,
             Secret::Insecure => Security::Insecure,
         };
         if hello.security != wanted {
-            return match wanted {
-                Security::Aes128Gcm => reject(
-                    RejectCode::Security,
-                    "the server encrypts and this client runs with --insecure: give the server's key instead",
-                ),
-                Security::Insecure => {
-                    reject(RejectCode::Security, "the server runs with --insecure: give --insecure here too")
+            self.refusals.count(Refusal::Security);
+            let text = match wanted {
+                Security::Aes128Gcm => {
+                    "the server encrypts and this client runs with --insecure: give the server's key instead"
                 }
+                Security::Insecure => "the server runs with --insecure: give --insecure here too",
             };
+            return self.reject(now, remote, hello.client_cid, RejectCode::Security, text);
         }
         if let Some(known) = self.by_client.get(&(hello.client_cid, remote)) {
             let h = self.half_open.get_mut(known)?;
+            if h.hello_core != core {
+                self.refusals.count(Refusal::Conflict);
+                return None;
+            }
             // The same Hello again: the Reply was lost, or is slow.
-            return (h.hello_core == core && !h.failed).then(|| {
-                h.repeated = true;
-                Reply { attempt: hello.attempt, ..h.reply.clone() }.encode()
-            });
+            if now < h.replied_at + REPLY_SPACING {
+                self.refusals.count(Refusal::Overload);
+                return None;
+            }
+            (h.repeated, h.replied_at) = (true, now);
+            return Some(Reply { attempt: hello.attempt, ..h.reply.clone() }.encode());
+        }
+        if self.live.contains(&(hello.client_cid, remote)) {
+            self.refusals.count(Refusal::Conflict);
+            return None;
         }
         if !room {
-            self.counters.busy += 1;
-            return reject(RejectCode::Busy, "the server has as many sessions as it allows: try again later");
+            self.refusals.count(Refusal::Busy);
+            return self.reject(now, remote, hello.client_cid, RejectCode::Busy, BUSY);
         }
         self.respond(now, remote, &hello, core, secret, params, rng)
     }
 
-    fn on_other_version(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
+    /// A refusal, if a stranger at that address may have an answer now.
+    fn reject(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        client_cid: Cid,
+        code: RejectCode,
+        text: &str,
+    ) -> Option<Vec<u8>> {
+        self.may_answer(now, remote).then(|| Reject { client_cid, code, text: text.into() }.encode())
+    }
+
+    fn may_answer(&mut self, now: Instant, remote: SocketAddr) -> bool {
+        let allowed = self.throttle.allows(now, network_of(remote.ip()));
+        self.refusals.add(Refusal::Overload, u64::from(!allowed));
+        allowed
+    }
+
+    fn on_other_version(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) -> Option<Vec<u8>> {
         match Hello::cid_of_any_version(packet) {
             Some((version, client_cid)) if version != VERSION => {
+                self.refusals.count(Refusal::Version);
                 let text =
                     format!("this server speaks version {VERSION} of the protocol, the client {version}");
-                Some(Reject { client_cid, code: RejectCode::Version, text }.encode())
+                self.reject(now, remote, client_cid, RejectCode::Version, &text)
             }
             _ => {
-                self.counters.corrupted += 1;
+                self.refusals.count(Refusal::Checksum);
                 None
             }
         }
@@ -196,23 +244,32 @@ impl Admission {
         params: Params,
         rng: &mut StdRng,
     ) -> Option<Vec<u8>> {
-        let bucket = (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs();
-        let validated = hello.cookie.is_some_and(|c| self.cookie_key.check(remote, &hello.share, bucket, &c));
-        self.refill(now);
-        let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || self.pakes < COOKIE_BELOW_PAKES;
-        if loaded && !validated {
-            self.counters.retries += 1;
-            let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
-            return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
+        let left = self.pakes.refill(now, PAKES_PER_SEC, PAKE_BURST);
+        let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || left < COOKIE_BELOW_PAKES;
+        if loaded {
+            let bucket = (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs();
+            let valid = |c: &[u8; 16]| self.cookie_key.check(remote, &hello.share, bucket, c);
+            if !hello.cookie.as_ref().is_some_and(valid) {
+                if !self.may_answer(now, remote) {
+                    return None;
+                }
+                self.refusals.count(Refusal::Cookie);
+                let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
+                return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
+            }
         }
-        if self.pakes < 1.0 || is_waiting(&self.guessers, now, remote.ip()) {
-            self.counters.dropped += 1;
+        let waits = is_waiting(&self.guessers, now, remote.ip());
+        if waits || !self.may_compute(now, remote.ip(), left) {
+            self.refusals.count(if waits { Refusal::Guessing } else { Refusal::Overload });
             return None;
         }
-        self.pakes -= 1.0;
         let mut entropy = zeroize::Zeroizing::new([0u8; ENTROPY_BYTES]);
         rng.fill_bytes(&mut *entropy);
-        let (share, shared) = ServerHandshake::respond(secret, &entropy, &ClientShare(hello.share)).ok()?;
+        let answered = ServerHandshake::respond(secret, &entropy, &ClientShare(hello.share));
+        let Ok((share, shared)) = answered else {
+            self.refusals.count(Refusal::Share);
+            return None;
+        };
         let mut cid = Cid([0; 8]);
         // The first byte steers between worker processes; this is the only one.
         rng.fill_bytes(&mut cid.0[1..]);
@@ -236,11 +293,28 @@ impl Admission {
             keys,
             params: hello.params,
             created_at: now,
+            replied_at: now,
             repeated: false,
             failed: false,
         };
         self.half_open.insert(cid, half_open);
         Some(packet)
+    }
+
+    /// Takes a PAKE computation from the budget, of which `left` are there, if this address may have one.
+    fn may_compute(&mut self, now: Instant, ip: IpAddr, left: f64) -> bool {
+        if left < 1.0 {
+            return false;
+        }
+        let (per_sec, most) = NETWORK_PAKES;
+        let own = self.pake_users.entry(network_of(ip)).or_insert(Bucket::new(now, most));
+        if own.refill(now, per_sec, most) >= 1.0 {
+            own.take();
+        } else if left <= PAKES_RESERVED {
+            return false;
+        }
+        self.pakes.take();
+        true
     }
 
     /// A Confirm for a connection ID without a session: admitted, or perhaps an answer.
@@ -250,38 +324,42 @@ impl Admission {
         packet: &[u8],
         room: bool,
     ) -> Result<Admitted, Option<Vec<u8>>> {
-        let Ok(body) = strip_trailer(packet) else {
-            self.counters.corrupted += 1;
+        // Unknown ones first: they are what a flood is made of, and cost no pass over the packet.
+        let Ok((header, _)) = ProtectedHeader::decode(packet) else {
+            self.refusals.count(Refusal::Malformed);
             return Err(None);
         };
-        let Ok((header, _)) = ProtectedHeader::decode(body) else { return Err(None) };
         let (Some(confirm), Some(h)) = (header.confirm, self.half_open.get_mut(&header.cid)) else {
+            self.refusals.count(Refusal::Stray);
             return Err(None);
         };
+        if strip_trailer(packet).is_err() {
+            self.refusals.count(Refusal::Checksum);
+            return Err(None);
+        }
         // Handshakes gathered beforehand must not make many guesses at once; an honest Confirm comes again.
         if !h.failed && is_waiting(&self.guessers, now, h.remote.ip()) {
-            self.counters.dropped += 1;
+            self.refusals.count(Refusal::Guessing);
             return Err(None);
         }
-        let reject = |code, text: &str| Reject { client_cid: h.client_cid, code, text: text.into() }.encode();
-        if h.failed || !h.keys.confirm_matches(&confirm) {
-            let answer = reject(RejectCode::WrongKey, "the key is not this server's");
-            let (again, ip) = (std::mem::replace(&mut h.failed, true), h.remote.ip());
-            if !again {
-                self.counters.wrong_keys += 1;
-                self.note_failure(now, ip);
+        let (client_cid, remote) = (h.client_cid, h.remote);
+        // After one that does not fit, one that does is still welcome: whoever knows the Reply can spoil the first, and no second
+        // guess is possible in a handshake, since the share in the Hello holds for one password only.
+        if !h.keys.confirm_matches(&confirm) {
+            if !std::mem::replace(&mut h.failed, true) {
+                self.refusals.count(Refusal::WrongKey);
+                self.note_failure(now, remote.ip());
             }
-            return Err(Some(answer));
+            let text = "the key is not this server's";
+            return Err(self.reject(now, remote, client_cid, RejectCode::WrongKey, text));
         }
         if !room {
-            self.counters.busy += 1;
-            return Err(Some(reject(
-                RejectCode::Busy,
-                "the server has as many sessions as it allows: try again later",
-            )));
+            self.refusals.count(Refusal::Busy);
+            return Err(self.reject(now, remote, client_cid, RejectCode::Busy, BUSY));
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
         self.by_client.remove(&(h.client_cid, h.remote));
+        self.live.insert((h.client_cid, h.remote));
         self.guessers.remove(&network_of(h.remote.ip()));
         Ok(Admitted {
             server_cid: header.cid,
@@ -293,6 +371,11 @@ impl Admission {
             handshake_rtt: now - h.created_at,
             rtt_is_exact: !h.repeated,
         })
+    }
+
+    /// The session of this peer is over.
+    pub(super) fn ended(&mut self, client_cid: Cid, remote: SocketAddr) {
+        self.live.remove(&(client_cid, remote));
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {
@@ -307,12 +390,6 @@ impl Admission {
         *g = Guesser { failures: g.failures.saturating_add(1), last_at: now };
     }
 
-    fn refill(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.pakes_at).as_secs_f64();
-        self.pakes = (self.pakes + elapsed * PAKES_PER_SEC).min(PAKE_BURST);
-        self.pakes_at = now;
-    }
-
     fn make_room(&mut self) {
         while self.half_open.len() >= MAX_HALF_OPEN {
             let Some((_, cid)) = self.order.pop_front() else { break };
@@ -322,6 +399,7 @@ impl Admission {
 
     fn forget(&mut self, cid: Cid) {
         if let Some(h) = self.half_open.remove(&cid) {
+            self.refusals.count(Refusal::HalfOpen);
             self.by_client.remove(&(h.client_cid, h.remote));
         }
     }
@@ -336,7 +414,25 @@ impl Admission {
                 self.forget(cid);
             }
         }
+        if now < self.swept_at + GUESS_SWEEP {
+            return;
+        }
+        self.swept_at = now;
         self.guessers.retain(|_, g| now < g.last_at + GUESS_MEMORY);
+        let (per_sec, most) = NETWORK_PAKES;
+        self.pake_users.retain(|_, own| own.refill(now, per_sec, most) < most);
+    }
+
+    /// The figures by which admission is judged.
+    pub(super) fn counters(&self) -> AdmissionCounters {
+        let n = |why| self.refusals.get(why);
+        AdmissionCounters {
+            retries: n(Refusal::Cookie),
+            dropped: n(Refusal::Overload) + n(Refusal::Guessing),
+            wrong_keys: n(Refusal::WrongKey),
+            busy: n(Refusal::Busy),
+            corrupted: n(Refusal::Checksum),
+        }
     }
 
     /// Half-open handshakes, for tests of bounds.
@@ -345,8 +441,7 @@ impl Admission {
     }
 }
 
-/// Whether an address has to wait after its failed guesses.
-/// Whose guesses are counted together: an IPv4 address, or an IPv6 network of 64 bits, which one host may use as it likes.
+/// Whose guesses, computations and questions are counted together: an IPv4 address, or an IPv6 network of 64 bits, which one host may use as it likes.
 fn network_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
@@ -354,6 +449,7 @@ fn network_of(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether an address has to wait after its failed guesses.
 fn is_waiting(guessers: &HashMap<IpAddr, Guesser>, now: Instant, ip: IpAddr) -> bool {
     guessers
         .get(&network_of(ip))

@@ -2,9 +2,12 @@
 //! Owns: nothing; values with the defaults and bounds that docs/PROTOCOL.md names.
 //! Implements: docs/PROTOCOL.md, "Parameters".
 
+use crate::codec::key_log::KeyLog;
 use crate::congestion::ControllerKind;
 use crate::transfer::DEFAULT_CHUNK_SIZE;
-use crate::transfer::job::Compression;
+use crate::transfer::job::{Compression, Dest, SourceRoot};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -49,6 +52,13 @@ pub struct SessionConfig {
     pub client_id: String,
     /// Largest datagram to try (UDP payload), from the interface MTU.
     pub max_datagram_bytes: u32,
+    /// Where the secrets of sessions are written for whoever shall decrypt captures of them: normally nowhere.
+    pub key_log: Option<KeyLog>,
+    /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
+    pub trace: bool,
+    /// A client that receives: the first components of the paths that may come; whatever else comes ends the session.
+    /// `None`: any, as far as they stay inside the destination.
+    pub only_roots: Option<Arc<BTreeSet<Vec<u8>>>>,
 }
 
 impl Default for SessionConfig {
@@ -59,13 +69,26 @@ impl Default for SessionConfig {
             window_cap_bytes: None,
             chunk_size: DEFAULT_CHUNK_SIZE,
             compress: Compression::Auto,
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             max_retries: None,
             client_id: String::new(),
             max_datagram_bytes: 1472,
+            key_log: None,
+            trace: false,
+            only_roots: None,
         }
     }
+}
+
+/// The one thing that a server was started for. What and where is settled with whoever started it, not with the peer:
+/// of the peer's request only the kind counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Send these; the request is a Get, whatever paths it names.
+    Send(Vec<SourceRoot>),
+    /// Receive into this; the request is a Put, whatever destination it names.
+    Receive(Dest),
 }
 
 /// What a server allows.
@@ -83,6 +106,8 @@ pub struct ServerConfig {
     pub allow_writes: bool,
     /// Largest file accepted.
     pub max_file_bytes: u64,
+    /// The server is there for this alone; `None`: for what its clients ask.
+    pub task: Option<Arc<Task>>,
 }
 
 impl Default for ServerConfig {
@@ -94,6 +119,7 @@ impl Default for ServerConfig {
             allow_overwrite: true,
             allow_writes: true,
             max_file_bytes: u64::MAX,
+            task: None,
         }
     }
 }

@@ -1,14 +1,19 @@
 //! Role: all peers of one socket: connection-ID demux, handshake admission, session table, shared limits.
-//! Owns: the session table, the timer heap, the ready list, the shared budgets; half-open handshakes in `admission`.
+//! Owns: the session table, the timer heap; half-open handshakes in `admission`, the ready list in `turns`, shared memory in `budgets`.
 //! Implements: docs/PROTOCOL.md, "Connection IDs", "Admission".
 
 mod admission;
+mod budgets;
 pub mod config;
 pub mod pursuit;
+mod throttle;
+mod turns;
 
 use crate::congestion::pacer::Pacer;
 use crate::session::event::{CloseReason, Event, Stats};
+use crate::session::refusal::{Refusal, Refusals};
 use crate::session::rival::{Handover, Health};
+use crate::session::trace::Record;
 use crate::session::{Session, Setup, local_params};
 use crate::store::SessionKey;
 use crate::transfer::Request;
@@ -17,6 +22,7 @@ use crate::wire::packet::{TYPE_CONFIRM, TYPE_HELLO};
 use crate::wire::{CID_BYTES, Cid};
 use admission::Admission;
 pub use admission::{AdmissionCounters, MAX_HALF_OPEN};
+use budgets::{Account, Budgets, Used};
 use config::EndpointConfig;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -24,18 +30,19 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use turns::Turns;
 
 #[cfg(test)]
 mod tests;
 
-/// A session's share of a budget never falls below this: one chunk of the default size.
-const MIN_SHARE_BYTES: u64 = 256 * 1024;
 /// Answers to strangers that wait for the socket; more are dropped (they will ask again).
 const MAX_ANSWERS: usize = 256;
 /// Bytes that an address gets per byte that came from it before it is validated (RFC 9000, section 8.1).
 const MAX_AMPLIFICATION: usize = 3;
 /// The least size of a full datagram, for counting how many the shared limit lets pass.
 const MIN_DATAGRAM_BYTES: u64 = 1200;
+/// Void entries of the timer heap that are not worth clearing away.
+const MAX_VOID_TIMERS: usize = 64;
 /// The shared limit lets this many milliseconds' worth leave at once.
 const LIMIT_BURST_MS: u64 = 10;
 
@@ -66,16 +73,23 @@ pub struct Transmit {
 #[derive(Debug)]
 struct Entry {
     session: Session,
+    /// Server: the peer as its Hello named it, and where the Reply went.
+    peer: Option<(Cid, SocketAddr)>,
     /// The earliest time in the heap for it.
     armed: Option<Instant>,
     ready: bool,
     /// It is in `dirty_jobs`, in `dirty_events`.
     has_jobs: bool,
     has_events: bool,
-    /// It is in `held_back`.
-    held: bool,
-    /// Bytes sent under the shared limit, on a scale on which sessions that were idle catch up with the others.
-    served_bytes: u64,
+    account: Account,
+}
+
+impl Entry {
+    fn renew_shares(&mut self, budgets: &Budgets) {
+        if let Some(shares) = budgets.renew(&mut self.account) {
+            self.session.set_budgets(shares.receive_bytes, shares.send_bytes, shares.assembly_left);
+        }
+    }
 }
 
 /// All sessions of one socket. Pure: datagrams, time, store answers in; datagrams, jobs, events out.
@@ -88,20 +102,25 @@ pub struct Endpoint {
     next_key: SessionKey,
     timers: BinaryHeap<Reverse<(Instant, SessionKey)>>,
     /// Sessions that may have something to send.
-    ready: VecDeque<SessionKey>,
+    turns: Turns,
     /// Sessions that may have jobs or events.
     dirty_jobs: VecDeque<SessionKey>,
     dirty_events: VecDeque<SessionKey>,
-    /// Sessions that the shared limit holds back.
-    held_back: Vec<SessionKey>,
     admission: Admission,
     answers: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// The latest thing sent was an answer: a session goes first if one can.
+    answered: bool,
     limit: Option<Pacer>,
-    /// `served_bytes` of the session that sent last, before it did; a session that was idle starts from here (start-time fair queueing).
-    served_floor: u64,
     /// When the shared limit lets something leave again.
     limit_release: Option<Instant>,
-    shares: usize,
+    budgets: Budgets,
+    /// How often a session was looked at: what an event costs, for tests.
+    #[cfg(test)]
+    visits: u64,
+    /// Last records of sessions that are gone, and how many they had to leave out.
+    last_records: (Vec<(SessionKey, Record)>, u64),
+    /// Of datagrams without a session, and of sessions that are over.
+    refusals: Refusals,
 }
 
 impl Endpoint {
@@ -115,6 +134,8 @@ impl Endpoint {
             p.set_rate(now, rate, (rate / 1000 * LIMIT_BURST_MS).max(3000));
             p
         });
+        let turns = Turns::new(limit.is_some());
+        let budgets = Budgets::new(now, config.receive_budget_bytes, config.send_budget_bytes);
         Self {
             config,
             rng,
@@ -122,16 +143,19 @@ impl Endpoint {
             by_cid: HashMap::new(),
             next_key: 1,
             timers: BinaryHeap::new(),
-            ready: VecDeque::new(),
+            turns,
             dirty_jobs: VecDeque::new(),
             dirty_events: VecDeque::new(),
-            held_back: Vec::new(),
             admission,
             answers: VecDeque::new(),
+            answered: false,
             limit,
-            served_floor: 0,
             limit_release: None,
-            shares: 0,
+            budgets,
+            #[cfg(test)]
+            visits: 0,
+            last_records: (Vec::new(), 0),
+            refusals: Refusals::default(),
         }
     }
 
@@ -148,7 +172,7 @@ impl Endpoint {
         self.rng.fill_bytes(&mut cid.0);
         let setup = self.setup(remote, cid);
         let session = Session::connect(now, setup, &self.config.secret, request, roots, dest);
-        self.add(now, cid, session)
+        self.add(now, cid, session, None)
     }
 
     /// Starts a client session that goes as far as the server's answer to its Hello and then waits for `release`.
@@ -157,7 +181,7 @@ impl Endpoint {
         self.rng.fill_bytes(&mut cid.0);
         let setup = self.setup(remote, cid);
         let session = Session::reach(now, setup, &self.config.secret, request);
-        self.add(now, cid, session)
+        self.add(now, cid, session, None)
     }
 
     /// Lets a session made by `reach` go on with what an earlier one has begun.
@@ -205,18 +229,24 @@ impl Endpoint {
     fn setup(&mut self, remote: SocketAddr, local_cid: Cid) -> Setup {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        let n = self.sessions.len() as u64 + 1;
+        let shares = self.budgets.for_another();
         Setup {
             config: self.config.session.clone(),
             remote,
             local_cid,
             seed,
-            receive_budget: share(self.config.receive_budget_bytes, n),
-            send_budget: share(self.config.send_budget_bytes, n),
+            receive_budget: shares.receive_bytes,
+            send_budget: shares.send_bytes,
         }
     }
 
-    fn add(&mut self, now: Instant, cid: Cid, session: Session) -> SessionKey {
+    fn add(
+        &mut self,
+        now: Instant,
+        cid: Cid,
+        session: Session,
+        peer: Option<(Cid, SocketAddr)>,
+    ) -> SessionKey {
         let key = self.next_key;
         self.next_key += 1;
         self.by_cid.insert(cid, key);
@@ -224,37 +254,36 @@ impl Endpoint {
             key,
             Entry {
                 session,
+                peer,
                 armed: None,
                 ready: false,
                 has_jobs: false,
                 has_events: false,
-                held: false,
-                served_bytes: 0,
+                account: Account::default(),
             },
         );
-        self.share_budgets();
         self.touch(now, key);
         key
     }
 
-    /// Hands out new shares when the number of sessions has changed by a good part.
-    fn share_budgets(&mut self) {
-        let n = self.sessions.len().max(1);
-        if n > self.shares || n * 4 < self.shares * 3 {
-            self.shares = n;
-            let receive = share(self.config.receive_budget_bytes, n as u64);
-            let send = share(self.config.send_budget_bytes, n as u64);
-            self.sessions.values_mut().for_each(|e| e.session.set_budgets(receive, send));
+    /// Counts sessions that were looked at, for tests.
+    #[inline]
+    fn note_visits(&mut self, _sessions: usize) {
+        #[cfg(test)]
+        {
+            self.visits += _sessions as u64;
         }
     }
 
     /// Something happened to a session: it may have work for everybody.
     fn touch(&mut self, now: Instant, key: SessionKey) {
         let Some(e) = self.sessions.get_mut(&key) else { return };
-        if !e.ready {
-            e.ready = true;
-            self.ready.push_back(key);
+        if !std::mem::replace(&mut e.ready, true) {
+            self.turns.push(key);
         }
+        let (waiting_bytes, assembly_bytes) = e.session.receive_memory();
+        self.budgets.note_used(&mut e.account, Used { waiting_bytes, assembly_bytes });
+        e.renew_shares(&self.budgets);
         self.mark(key);
         self.arm(now, key, true);
     }
@@ -271,12 +300,19 @@ impl Endpoint {
     }
 
     fn arm(&mut self, now: Instant, key: SessionKey, allow_data: bool) {
+        self.note_visits(1);
         let Some(e) = self.sessions.get_mut(&key) else { return };
-        if let Some(t) = e.session.poll_timeout(now, allow_data && !e.held)
+        let allow_data = allow_data && !self.turns.is_held(key);
+        if let Some(t) = e.session.poll_timeout(now, allow_data)
             && e.armed.is_none_or(|a| t < a)
         {
             e.armed = Some(t);
             self.timers.push(Reverse((t, key)));
+            // Entries that an earlier one has made void stay until their time: they must not outnumber the others for long.
+            if self.timers.len() > 2 * MAX_VOID_TIMERS.max(self.sessions.len()) {
+                let Self { timers, sessions, .. } = self;
+                timers.retain(|Reverse((t, key))| sessions.get(key).is_some_and(|e| e.armed == Some(*t)));
+            }
         }
     }
 
@@ -293,15 +329,22 @@ impl Endpoint {
             return;
         }
         let Some(cid) = datagram.get(1..1 + CID_BYTES).and_then(|b| b.try_into().ok()).map(Cid) else {
-            return;
+            return self.refusals.count(Refusal::Malformed);
         };
         let mut key = self.by_cid.get(&cid).copied();
-        if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) {
+        if key.is_none() && datagram.first() == Some(&TYPE_CONFIRM) && self.config.server.is_some() {
             key = self.on_confirm(now, remote, datagram);
+        } else if key.is_none() {
+            self.refusals.count(Refusal::Stray);
         }
         let Some(key) = key else { return };
-        if let Some(e) = self.sessions.get_mut(&key) {
-            e.session.handle_datagram(now, remote, ecn == Some(Ecn::Ce), datagram);
+        let Some(e) = self.sessions.get_mut(&key) else { return };
+        e.renew_shares(&self.budgets);
+        let before = e.session.taken();
+        e.session.handle_datagram(now, remote, ecn == Some(Ecn::Ce), datagram);
+        // What was dropped wakes nobody.
+        if e.session.taken() != before {
+            self.budgets.note_datagram(now, &mut e.account, datagram.len());
             self.touch(now, key);
         }
     }
@@ -312,15 +355,16 @@ impl Endpoint {
 
     fn on_hello(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) {
         if self.config.server.is_none() {
-            return;
+            return self.refusals.count(Refusal::Stray);
         }
-        let n = self.sessions.len() as u64 + 1;
-        let params = local_params(&self.config.session, share(self.config.receive_budget_bytes, n));
+        let params = local_params(&self.config.session, self.budgets.for_another().receive_bytes);
         let room = self.has_room();
         let answer =
             self.admission.on_hello(now, remote, packet, &self.config.secret, params, room, &mut self.rng);
         // Nobody has shown yet that the address is theirs (RFC 9000, section 8.1).
-        let answer = answer.filter(|a| a.len() <= MAX_AMPLIFICATION * packet.len());
+        let too_long = answer.as_ref().is_some_and(|a| a.len() > MAX_AMPLIFICATION * packet.len());
+        self.refusals.add(Refusal::Amplification, u64::from(too_long));
+        let answer = answer.filter(|_| !too_long);
         self.answer(remote, answer);
     }
 
@@ -341,6 +385,7 @@ impl Endpoint {
             }
         };
         let setup = self.setup(admitted.remote, admitted.server_cid);
+        let peer = Some((admitted.client_cid, admitted.remote));
         let session = Session::accept(
             now,
             setup,
@@ -351,39 +396,25 @@ impl Endpoint {
             (&admitted.params, &admitted.told),
             (admitted.handshake_rtt, admitted.rtt_is_exact),
         );
-        Some(self.add(now, admitted.server_cid, session))
+        Some(self.add(now, admitted.server_cid, session, peer))
     }
 
     /// Time has come to `poll_timeout`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.release_held(now);
         while let Some(&Reverse((t, key))) = self.timers.peek() {
             if t > now {
                 break;
             }
             self.timers.pop();
+            self.note_visits(1);
             let Some(e) = self.sessions.get_mut(&key).filter(|e| e.armed == Some(t)) else { continue };
             e.armed = None;
             e.session.handle_timeout(now);
             // Re-armed when the ready list has asked it for datagrams: what is due now is sent by then.
-            if !e.ready {
-                e.ready = true;
-                self.ready.push_back(key);
+            if !std::mem::replace(&mut e.ready, true) {
+                self.turns.push(key);
             }
             self.mark(key);
-        }
-    }
-
-    /// The shared limit has room again: everybody whom it held back competes for it.
-    fn release_held(&mut self, now: Instant) {
-        if self.held_back.is_empty() || self.limit.as_mut().is_some_and(|p| p.allowance(now) == 0) {
-            return;
-        }
-        for key in std::mem::take(&mut self.held_back) {
-            if let Some(e) = self.sessions.get_mut(&key) {
-                e.held = false;
-            }
-            self.touch(now, key);
         }
     }
 
@@ -396,7 +427,7 @@ impl Endpoint {
             self.timers.pop();
         }
         let timer = self.timers.peek().map(|Reverse((t, _))| *t);
-        timer.into_iter().chain(self.limit_release.filter(|_| !self.held_back.is_empty())).min()
+        timer.into_iter().chain(self.limit_release.filter(|_| self.turns.any_held())).min()
     }
 
     /// Writes the next train into `buf` (cleared first), at most `max_segments` datagrams and 64 KiB; `None`: nothing to send now.
@@ -408,46 +439,52 @@ impl Endpoint {
         max_segments: usize,
     ) -> Option<Transmit> {
         buf.clear();
-        if let Some((remote, packet)) = self.answers.pop_front() {
-            buf.extend_from_slice(&packet);
-            return Some(Transmit {
-                session: None,
-                remote,
-                size: packet.len(),
-                segment_size: None,
-                ecn: None,
-            });
+        // Strangers and sessions take turns, so that a flood of the former leaves half of the turns to the latter.
+        if !self.answered
+            && let Some(answer) = self.transmit_answer(buf)
+        {
+            return Some(answer);
         }
-        // Nobody goes first because a datagram happened to come for it.
-        self.release_held(now);
-        while let Some(key) = self.next_ready() {
-            let Some(e) = self.sessions.get_mut(&key) else { continue };
+        self.answered = false;
+        self.transmit_session(now, buf, max_segments).or_else(|| self.transmit_answer(buf))
+    }
+
+    fn transmit_answer(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let (remote, packet) = self.answers.pop_front()?;
+        self.answered = true;
+        buf.extend_from_slice(&packet);
+        Some(Transmit { session: None, remote, size: packet.len(), segment_size: None, ecn: None })
+    }
+
+    fn transmit_session(&mut self, now: Instant, buf: &mut Vec<u8>, max_segments: usize) -> Option<Transmit> {
+        loop {
             let allowance = self.limit.as_mut().map(|p| p.allowance(now));
             let allow = allowance != Some(0);
+            let Some(key) = self.turns.pop(allow) else { break };
+            self.note_visits(1);
+            let Some(e) = self.sessions.get_mut(&key) else { continue };
             // Short trains, so that turns are short and debts small.
             let room = allowance.map_or(usize::MAX, |a| (a / MIN_DATAGRAM_BYTES) as usize + 1);
             let Some(train) = e.session.poll_transmit(now, buf, max_segments.min(room), allow) else {
                 e.ready = false;
                 if !allow {
-                    if !std::mem::replace(&mut e.held, true) {
-                        self.held_back.push(key);
-                    }
-                    self.limit_release = self.limit.as_ref().map(|p| p.next_release(now));
+                    self.turns.hold(key);
                 }
                 // Sending may have ended the session or freed what others wait for.
                 self.mark(key);
                 self.arm(now, key, allow);
                 continue;
             };
-            self.ready.push_back(key);
+            e.ready = true;
+            self.budgets.note_datagram(now, &mut e.account, train.size);
             let remote = train.remote.unwrap_or(e.session.remote());
             let datagrams = train.size.div_ceil(train.segment_size.max(1));
             if let Some(p) = &mut self.limit {
                 let ip_bytes = train.size as u64 + datagrams as u64 * e.session.ip_overhead();
                 p.on_sent(now, ip_bytes);
-                self.served_floor = self.served_floor.max(e.served_bytes);
-                e.served_bytes = self.served_floor + ip_bytes;
+                self.turns.on_sent(key, ip_bytes);
             }
+            self.turns.push(key);
             return Some(Transmit {
                 session: Some(key),
                 remote,
@@ -456,17 +493,10 @@ impl Endpoint {
                 ecn: Some(Ecn::Ect0),
             });
         }
-        None
-    }
-
-    /// Whose turn it is: one after the other, but under the shared limit the one that has had least, since trains differ in size.
-    fn next_ready(&mut self) -> Option<SessionKey> {
-        if self.limit.is_none() {
-            return self.ready.pop_front();
+        if self.turns.any_held() {
+            self.limit_release = self.limit.as_ref().map(|p| p.next_release(now));
         }
-        let served = |key: &SessionKey| self.sessions.get(key).map_or(0, |e| e.served_bytes);
-        let least = (0..self.ready.len()).min_by_key(|i| served(&self.ready[*i]))?;
-        self.ready.remove(least)
+        None
     }
 
     /// The socket refused a train (EMSGSIZE): its datagrams were larger than the interface takes.
@@ -517,16 +547,44 @@ impl Endpoint {
 
     fn reap(&mut self, key: SessionKey) {
         if self.sessions.get(&key).is_some_and(|e| e.session.is_over()) {
-            if let Some(e) = self.sessions.remove(&key) {
+            if let Some(mut e) = self.sessions.remove(&key) {
                 self.by_cid.remove(&e.session.local_cid());
+                self.budgets.note_used(&mut e.account, Used::default());
+                let (records, left_out) = &mut self.last_records;
+                if let Some(recorder) = e.session.recorder() {
+                    *left_out += recorder.take(|record| records.push((key, record)));
+                }
+                self.refusals.merge(&e.session.refusals());
+                if let Some((client_cid, remote)) = e.peer {
+                    self.admission.ended(client_cid, remote);
+                }
             }
-            self.share_budgets();
+            self.turns.remove(key);
         }
     }
 
     /// Figures of a live session (or of one whose `Closed` event has only just been polled).
     pub fn stats(&self, session: SessionKey) -> Option<Stats> {
         self.sessions.get(&session).map(|e| e.session.stats())
+    }
+
+    /// Shows every session that lives: its peer and its figures.
+    pub fn for_each_session(&self, mut each: impl FnMut(SessionKey, SocketAddr, &Stats)) {
+        self.sessions.iter().for_each(|(key, e)| each(*key, e.session.remote(), &e.session.stats()));
+    }
+
+    /// Takes what traced sessions have recorded, each session's in order; how many records were left out for want of
+    /// room. With `SessionConfig::trace` it must be called every turn.
+    pub fn take_traces(&mut self, out: &mut Vec<(SessionKey, Record)>) -> u64 {
+        let (records, left_out) = &mut self.last_records;
+        let mut left_out = std::mem::take(left_out);
+        out.append(records);
+        for (key, e) in &mut self.sessions {
+            if let Some(recorder) = e.session.recorder() {
+                left_out += recorder.take(|record| out.push((*key, record)));
+            }
+        }
+        left_out
     }
 
     /// Ends every session politely: CLOSE goes out with the next `poll_transmit` calls.
@@ -545,12 +603,16 @@ impl Endpoint {
         self.sessions.len()
     }
 
+    /// What was refused since the beginning, by reason, over all sessions and strangers. Looks at every session.
+    pub fn refusals(&self) -> Refusals {
+        let mut all = self.refusals.clone();
+        all.merge(&self.admission.refusals);
+        self.sessions.values().for_each(|e| all.merge(&e.session.refusals()));
+        all
+    }
+
     /// What admission has turned away, and half-open handshakes now.
     pub fn admission(&self) -> (AdmissionCounters, usize) {
-        (self.admission.counters, self.admission.half_open_count())
+        (self.admission.counters(), self.admission.half_open_count())
     }
-}
-
-fn share(budget: u64, sessions: u64) -> u64 {
-    (budget / sessions.max(1)).max(MIN_SHARE_BYTES)
 }

@@ -2,6 +2,7 @@
 
 mod admission;
 mod attacks;
+mod cost;
 mod endings;
 mod limits;
 mod session;
@@ -82,7 +83,7 @@ impl Net {
                 config.server = (i == 0).then(ServerConfig::default);
                 change(i, &mut config);
                 Peer {
-                    addr: SocketAddr::from((Ipv4Addr::new(10, 0, 0, i as u8), 5770)),
+                    addr: SocketAddr::from((Ipv4Addr::new(10, 0, (i >> 8) as u8, i as u8), 5770)),
                     endpoint: Endpoint::new(config, [seed.wrapping_add((100 * i) as u8); 32], start),
                     store: MemoryStore::new(),
                     events: Vec::new(),

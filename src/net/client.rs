@@ -3,6 +3,8 @@
 //! Implements: docs/ARCHITECTURE.md, "The client".
 
 use super::driver::{Clock, Driver, Parts, random_bytes};
+use super::stream::{Link, STREAM_DATAGRAM_BYTES, STREAM_PEER, StreamPipe};
+use super::trace::TraceFile;
 use super::udp::{UdpPipe, path_payload};
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
@@ -41,6 +43,8 @@ pub struct ClientOptions {
     /// `--retry`: sessions that may be lost before the request is. A server that restarts within the idle time-out is
     /// found without.
     pub retries: u32,
+    /// `--trace`.
+    pub trace: Option<TraceFile>,
 }
 
 /// Called by the loop; must not block.
@@ -86,16 +90,44 @@ pub fn run(
     signal: Arc<AtomicI32>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, NetError> {
-    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, retries } = options;
-    let (pipe, remotes) = bind_for(remotes)?;
-    endpoint.session.max_datagram_bytes =
-        remotes.iter().copied().map(path_payload).max().unwrap_or(endpoint.session.max_datagram_bytes);
+    let mut options = options;
+    let (pipe, remotes) = bind_for(std::mem::take(&mut options.remotes))?;
+    let session = &mut options.endpoint.session;
+    session.max_datagram_bytes =
+        remotes.iter().copied().map(path_payload).max().unwrap_or(session.max_datagram_bytes);
+    options.remotes = remotes;
+    run_over(pipe.with_routed_source().into(), options, signal, observer)
+}
+
+/// The same over a byte stream instead of UDP; `options.remotes` does not count.
+///
+/// # Errors
+/// As those of [`run`].
+pub fn run_over_stream(
+    stream: StreamPipe,
+    mut options: ClientOptions,
+    signal: Arc<AtomicI32>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, NetError> {
+    options.remotes = vec![STREAM_PEER];
+    options.endpoint.session.max_datagram_bytes = STREAM_DATAGRAM_BYTES;
+    run_over(stream.into(), options, signal, observer)
+}
+
+fn run_over(
+    pipe: Link,
+    options: ClientOptions,
+    signal: Arc<AtomicI32>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, NetError> {
+    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, retries, trace } = options;
+    endpoint.session.trace = trace.is_some();
     let (jail, dest) = dest.unzip();
     let store: Box<dyn Store> = super::open_store(jail.as_deref(), None, None)?;
-    let pipe = pipe.with_routed_source();
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
-    let driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+    let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
+    driver.set_trace(trace);
     let pursuit = Pursuit::new(remotes, request, roots, dest, retries);
     Client { driver, pursuit, stats: Stats::default(), observer }.run()
 }
@@ -132,7 +164,7 @@ fn bind_for(remotes: Vec<SocketAddr>) -> Result<(UdpPipe, Vec<SocketAddr>), NetE
 }
 
 struct Client<'a> {
-    driver: Driver<Endpoint, UdpPipe>,
+    driver: Driver<Endpoint, Link>,
     pursuit: Pursuit,
     stats: Stats,
     observer: &'a mut dyn Observer,

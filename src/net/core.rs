@@ -3,7 +3,8 @@
 //! Implements: docs/ARCHITECTURE.md, "The event loop".
 
 use crate::endpoint::{Ecn, Endpoint, Transmit};
-use crate::session::event::Event;
+use crate::session::event::{Event, Stats};
+use crate::session::trace::Record;
 use crate::store::SessionKey;
 use crate::transfer::job::{Done, Job};
 use std::net::SocketAddr;
@@ -27,6 +28,14 @@ pub(super) trait Core {
     fn handle_done(&mut self, now: Instant, session: SessionKey, done: Done);
     /// The next event for the application.
     fn poll_event(&mut self) -> Option<(SessionKey, Event)>;
+    /// What traced sessions recorded; how many records were left out.
+    fn take_traces(&mut self, _: &mut Vec<(SessionKey, Record)>) -> u64 {
+        0
+    }
+    /// Figures of a session.
+    fn stats(&self, _: SessionKey) -> Option<Stats> {
+        None
+    }
 }
 
 impl Core for Endpoint {
@@ -53,5 +62,11 @@ impl Core for Endpoint {
     }
     fn poll_event(&mut self) -> Option<(SessionKey, Event)> {
         self.poll_event()
+    }
+    fn take_traces(&mut self, out: &mut Vec<(SessionKey, Record)>) -> u64 {
+        self.take_traces(out)
+    }
+    fn stats(&self, session: SessionKey) -> Option<Stats> {
+        self.stats(session)
     }
 }

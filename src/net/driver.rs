@@ -8,6 +8,7 @@ use super::disk::Disk;
 use super::pipe::{DatagramPipe, MAX_TRAIN_BYTES, Received, Train};
 use super::shims::{Shims, Tag};
 use super::timer::Timer;
+use super::trace::TraceFile;
 use super::udp::WarnLimit;
 use crate::endpoint::Transmit;
 use crate::impair::Spec;
@@ -105,6 +106,7 @@ pub(super) struct Driver<C, P> {
     answers: Vec<(SessionKey, Done)>,
     shims: Shims,
     trouble: WarnLimit,
+    trace: Option<TraceFile>,
     /// A phase ended at its bound: the next turn must not wait.
     backlog: bool,
     /// The core has nothing to send at this moment.
@@ -149,6 +151,7 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
             answers: Vec::new(),
             shims,
             trouble: WarnLimit::default(),
+            trace: None,
             backlog: true,
             silent: false,
             busy: false,
@@ -171,6 +174,11 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
     /// The core, to look at.
     pub(super) fn core(&self) -> &C {
         &self.core
+    }
+
+    /// `--trace`; the core's sessions must be told to record.
+    pub(super) fn set_trace(&mut self, trace: Option<TraceFile>) {
+        self.trace = trace;
     }
 
     /// The time now.
@@ -198,6 +206,9 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
         self.feed_disk()?;
         let stalled = self.overdue && !self.busy;
         self.stalled_turns = if stalled { self.stalled_turns.saturating_add(1) } else { 0 };
+        if let Some(trace) = &mut self.trace {
+            trace.collect(self.clock.0, &mut self.core);
+        }
         Ok(())
     }
 
@@ -208,6 +219,11 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
             Event::ImpairBack(spec) => self.impair_back(session, spec),
             Event::Closed(_) => self.shims.close_back(session),
             _ => {}
+        }
+        if let Some(trace) = &mut self.trace {
+            let is_last = matches!(event, Event::Closed(_));
+            let stats = is_last.then(|| self.core.stats(session)).flatten();
+            trace.event(self.clock.0, session, &event, stats);
         }
         Some((session, event))
     }
@@ -230,6 +246,9 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
         while let Some((session, job)) = next {
             self.disk.submit_waiting(session, job)?;
             next = self.core.poll_job();
+        }
+        if let Some(trace) = self.trace.take() {
+            trace.finish(self.clock.refresh(), &mut self.core);
         }
         self.disk.shut_down()
     }
@@ -267,7 +286,8 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
         for event in &self.events {
             match event.token() {
                 SOCKET => {
-                    self.readable |= event.is_readable();
+                    // The end of a stream is no data, but a reason to read.
+                    self.readable |= event.is_readable() || event.is_read_closed();
                     if event.is_writable() && self.unsent.is_some() {
                         self.backlog = true;
                     }

@@ -10,8 +10,11 @@ pub mod pipe;
 pub mod server;
 mod server_log;
 mod shims;
+pub mod stream;
 mod timer;
+pub mod trace;
 pub mod udp;
+pub mod watch;
 
 use crate::store::Store;
 use crate::store::file::{FileOptions, FileStore};

@@ -3,6 +3,7 @@
 //! Implements: docs/ARCHITECTURE.md, "The server".
 
 use crate::session::event::{CloseReason, Direction, Event, Stats};
+use crate::session::refusal::Refusals;
 use crate::store::SessionKey;
 use crate::transfer::Request;
 use crate::transfer::job::{EntryKind, StoreError};
@@ -60,11 +61,13 @@ struct Record {
 pub(super) struct ServerLog {
     records: HashMap<SessionKey, Record>,
     next_progress: Instant,
+    /// As last told.
+    refusals: Refusals,
 }
 
 impl ServerLog {
     pub(super) fn new(now: Instant) -> Self {
-        Self { records: HashMap::new(), next_progress: now + PROGRESS_EVERY }
+        Self { records: HashMap::new(), next_progress: now + PROGRESS_EVERY, refusals: Refusals::default() }
     }
 
     /// One event of a session; `stats` as they are now, if the session still has any.
@@ -169,8 +172,13 @@ impl ServerLog {
         );
     }
 
-    /// Every ten seconds, one line for each session that moved.
-    pub(super) fn progress(&mut self, now: Instant, stats_of: impl Fn(SessionKey) -> Option<Stats>) {
+    /// Every ten seconds, one line for each session that moved, and one if anything was refused since.
+    pub(super) fn progress(
+        &mut self,
+        now: Instant,
+        stats_of: impl Fn(SessionKey) -> Option<Stats>,
+        refusals: impl FnOnce() -> Refusals,
+    ) {
         if now < self.next_progress {
             return;
         }
@@ -188,6 +196,15 @@ impl ServerLog {
                 );
             }
             record.stats = stats;
+        }
+        self.refused(refusals());
+    }
+
+    /// One line with all that was refused so far, if that has changed.
+    pub(super) fn refused(&mut self, refusals: Refusals) {
+        if refusals != self.refusals {
+            log::info!("refused so far: {refusals}");
+            self.refusals = refusals;
         }
     }
 }

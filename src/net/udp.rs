@@ -18,8 +18,8 @@ const RECV_BATCH: usize = if quinn_udp::BATCH_SIZE < 16 { quinn_udp::BATCH_SIZE 
 const RECV_BUFFER_BYTES: usize = 65_536;
 /// Wanted SO_RCVBUF and SO_SNDBUF: 4 MiB holds 30 ms of 1 Gbit/s while the loop does other work.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-/// Remotes whose local address is remembered; beyond it the memory starts afresh (the kernel's choice of source
-/// address serves until the next datagram from them).
+/// Remotes whose local address is remembered, in each of two generations: a flood from ever new addresses drives out only
+/// those that have not been heard of for a whole generation (the kernel's choice of source address serves them then).
 const MAX_LOCAL_IPS: usize = 8192;
 /// A send error is warned about once in this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -251,11 +251,13 @@ struct LocalIps {
     wanted: bool,
     last: Option<(SocketAddr, IpAddr)>,
     by_remote: HashMap<SocketAddr, IpAddr>,
+    /// The generation before.
+    older: HashMap<SocketAddr, IpAddr>,
 }
 
 impl LocalIps {
     fn new(wanted: bool) -> Self {
-        Self { wanted, last: None, by_remote: HashMap::new() }
+        Self { wanted, last: None, by_remote: HashMap::new(), older: HashMap::new() }
     }
 
     fn learn(&mut self, remote: SocketAddr, dst_ip: Option<IpAddr>) {
@@ -269,6 +271,8 @@ impl LocalIps {
             return;
         }
         if self.by_remote.len() >= MAX_LOCAL_IPS && !self.by_remote.contains_key(&remote) {
+            // Swapped, so that the memory is used again.
+            std::mem::swap(&mut self.by_remote, &mut self.older);
             self.by_remote.clear();
         }
         self.by_remote.insert(remote, ip);
@@ -278,12 +282,13 @@ impl LocalIps {
     fn get(&self, remote: SocketAddr) -> Option<IpAddr> {
         match self.last {
             Some((last, ip)) if last == remote => Some(ip),
-            _ => self.by_remote.get(&remote).copied(),
+            _ => self.by_remote.get(&remote).or_else(|| self.older.get(&remote)).copied(),
         }
     }
 
     fn forget(&mut self, remote: SocketAddr) {
         self.by_remote.remove(&remote);
+        self.older.remove(&remote);
         self.last = None;
     }
 }

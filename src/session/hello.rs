@@ -3,11 +3,11 @@
 //! Implements: docs/PROTOCOL.md, "Handshake".
 
 use super::event::CloseReason;
+use super::refusal::Refusal;
 use super::{Phase, REJECT_GRACE, Role, Session};
-use crate::codec::handshake::{ClientHandshake, ENTROPY_BYTES, ServerShare, Transcript};
-use crate::codec::key_update::{OpenKeys, SealKeys};
+use crate::codec::handshake::{ClientHandshake, ENTROPY_BYTES};
 use crate::endpoint::config::Secret;
-use crate::wire::handshake::{FEATURE_ZSTD, Hello, Params, Reject, RejectCode, Reply, Retry, Security};
+use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
 use crate::wire::packet::{TYPE_REJECT, TYPE_REPLY, TYPE_RETRY};
 use crate::wire::{Cid, VERSION};
 use rand::Rng;
@@ -21,11 +21,14 @@ const HELLO_TIMES_MS: [u64; 4] = [0, 100, 250, 500];
 const HELLO_SPACING_MS: [u64; 2] = [250, 500];
 /// Repeats with the shorter spacing.
 const EAGER_REPEATS: u64 = 10;
+/// Each sign of the server starts the connect time-out again, since a server with a thousand clients at its door takes a while to
+/// let them in; but unauthenticated signs do so only until so many times of it have gone by.
+pub(super) const MAX_CONNECT_TIMEOUTS: u32 = 6;
 
 /// The client before the Reply.
 #[derive(Debug)]
 pub(super) struct ClientHello {
-    handshake: Option<ClientHandshake>,
+    pub(super) handshake: ClientHandshake,
     hello: Hello,
     pub(super) first_at: Instant,
     pub(super) sent: u32,
@@ -61,15 +64,17 @@ impl ClientHello {
             attempt: 0,
             cookie: None,
         };
-        Self {
-            handshake: Some(handshake),
-            hello,
-            first_at: now,
-            sent: 0,
-            deadline,
-            sent_at: Vec::new(),
-            now_please: false,
-        }
+        Self { handshake, hello, first_at: now, sent: 0, deadline, sent_at: Vec::new(), now_please: false }
+    }
+
+    /// What the transcript covers.
+    pub(super) fn core(&self) -> Vec<u8> {
+        self.hello.core()
+    }
+
+    /// When this attempt left, if it did.
+    pub(super) fn sent_at(&self, attempt: u8) -> Option<Instant> {
+        self.sent_at.get(usize::from(attempt)).copied()
     }
 
     /// When the Hello is to be sent next.
@@ -101,52 +106,33 @@ impl Session {
     pub(super) fn handle_handshake_packet(&mut self, now: Instant, packet: &[u8]) {
         let counted = match packet.first().copied() {
             Some(TYPE_REPLY) => Reply::decode(packet).map(|(reply, core)| self.on_reply(now, &reply, core)),
-            Some(TYPE_RETRY) => Retry::decode(packet).map(|r| self.on_retry(&r)),
+            Some(TYPE_RETRY) => Retry::decode(packet).map(|r| self.on_retry(now, &r)),
             Some(TYPE_REJECT) => Reject::decode(packet).map(|r| self.on_reject(now, r)),
-            _ => Ok(()),
+            _ => return self.refusals.count(Refusal::Malformed),
         };
+        self.taken += u64::from(counted.is_ok());
         if counted.is_err() {
             self.stats.packets_corrupted += 1;
+            self.refusals.count(Refusal::Checksum);
         }
     }
 
-    fn on_reply(&mut self, now: Instant, reply: &Reply, reply_core: &[u8]) {
-        let Phase::Hello(hello) = &mut self.phase else { return };
-        let Some(handshake) = hello.handshake.take() else { return };
-        // Not authenticated yet: a bad share is the same as a forged packet, but the handshake state is spent.
-        let Ok(shared) = handshake.finish(&ServerShare(reply.share)) else {
-            self.finish(CloseReason::Protocol("the server's share is not valid".into()));
-            return;
-        };
-        let transcript = Transcript::new().add(&hello.hello.core()).add(reply_core);
-        let keys = shared.keys(&transcript);
-        if let Some(sent_at) = hello.sent_at.get(usize::from(reply.attempt)) {
-            self.rtt.sample(now - *sent_at);
-        }
-        self.remote_cid = reply.server_cid;
-        self.seal = SealKeys::new(keys.client);
-        self.open = OpenKeys::new(keys.server);
-        self.confirm = Some(keys.confirm);
-        self.phase = Phase::Confirming;
-        self.heard_at = now;
-        self.apply_params(now, &reply.params);
-        self.write_held_request(reply.params.features & FEATURE_ZSTD != 0);
-        self.path.update(now);
-        self.advance(now);
-    }
-
-    fn on_retry(&mut self, retry: &Retry) {
-        if let Phase::Hello(hello) = &mut self.phase
-            && hello.hello.cookie != Some(retry.cookie)
-        {
-            hello.hello.cookie = Some(retry.cookie);
-            hello.now_please = true;
+    fn on_retry(&mut self, now: Instant, retry: &Retry) {
+        if let Phase::Hello(hello) = &mut self.phase {
+            if hello.hello.cookie != Some(retry.cookie) {
+                hello.hello.cookie = Some(retry.cookie);
+                hello.now_please = true;
+                let after = self.config.connect_timeout;
+                hello.deadline = (now + after).min(hello.first_at + after * MAX_CONNECT_TIMEOUTS);
+            }
+        } else {
+            self.refusals.count(Refusal::Misplaced);
         }
     }
 
     fn on_reject(&mut self, now: Instant, r: Reject) {
         if !matches!(self.phase, Phase::Hello(_) | Phase::Confirming) {
-            return;
+            return self.refusals.count(Refusal::Misplaced);
         }
         let reason = match r.code {
             RejectCode::WrongKey => CloseReason::WrongKey,

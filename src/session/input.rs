@@ -3,6 +3,8 @@
 //! Implements: docs/PROTOCOL.md, "Receiving a packet".
 
 use super::event::CloseReason;
+use super::refusal::Refusal;
+use super::trace::Trace;
 use super::{KEYS_USED_UP, MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::arq::sent::{Content, Settled};
 use crate::congestion::{FeedbackSample, PacketInfo};
@@ -15,13 +17,17 @@ use crate::wire::packet::{ProtectedHeader, TYPE_CONFIRM, TYPE_DATA, expand_numbe
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+/// Most FEEDBACK frames in one packet: one is what a packet needs, and each may have the whole send window looked through.
+const MAX_FEEDBACKS: u32 = 4;
+
 /// What the frames of one packet come to.
 #[derive(Debug, Default)]
 struct Effects {
     eliciting: bool,
     /// Something found no room: the packet counts as not received.
     refused: bool,
-    violation: Option<String>,
+    feedbacks: u32,
+    violation: Option<(Refusal, String)>,
 }
 
 impl Session {
@@ -33,55 +39,78 @@ impl Session {
         match datagram.first().copied() {
             Some(TYPE_CONFIRM) => match strip_trailer(datagram).map(<[u8]>::len) {
                 Ok(len) => self.on_protected(now, from, ce, &mut datagram[..len]),
-                Err(_) => self.stats.packets_corrupted += 1,
+                Err(_) => {
+                    self.stats.packets_corrupted += 1;
+                    self.refusals.count(Refusal::Checksum);
+                }
             },
             Some(b) if b & !1 == TYPE_DATA => self.on_protected(now, from, ce, datagram),
             // Answers to a Hello come from where it went.
             _ if from == self.path.remote => self.handle_handshake_packet(now, datagram),
-            _ => {}
+            _ => self.refusals.count(Refusal::Misplaced),
         }
     }
 
     fn on_protected(&mut self, now: Instant, from: SocketAddr, ce: bool, packet: &mut [u8]) {
         let size = packet.len();
-        let Ok((header, header_len)) = ProtectedHeader::decode(packet) else { return };
+        let Ok((header, header_len)) = ProtectedHeader::decode(packet) else {
+            return self.refusals.count(Refusal::Malformed);
+        };
         let client = matches!(self.role, Role::Client { .. });
         if header.confirm.is_some() && client || matches!(self.phase, Phase::Hello(_)) {
-            return;
+            return self.refusals.count(Refusal::Misplaced);
         }
         let number = expand_number(self.received.expected(), header.truncated_number);
         if self.received.is_duplicate(number) {
             self.stats.packets_duplicate += 1;
+            if let Some(t) = &mut self.trace {
+                t.push(now, Trace::Duplicate { number });
+            }
             return;
         }
         let (head, sealed) = packet.split_at_mut(header_len);
         if self.open.exhausted() {
+            self.taken += 1;
             return self.finish(CloseReason::Protocol(KEYS_USED_UP.into()));
+        }
+        let phase = self.open.phase();
+        if matches!(self.phase, Phase::Confirming) {
+            self.find_offer(now, number, header.key_phase, head, sealed);
         }
         let Ok(payload) = self.open.open(number, header.key_phase, head, sealed) else { return };
         self.heard_at = now;
+        self.taken += 1;
         if matches!(self.phase, Phase::Confirming) {
             self.phase = Phase::Open;
-            self.confirm = None;
+            (self.confirm, self.offers) = (None, None);
             self.on_open();
         }
         if from != self.path.remote && self.received.expected() <= number {
-            self.on_new_address(now, from);
+            self.on_new_address(now, from, size);
         }
         let effects = self.on_frames(now, number, payload);
         if !effects.refused && self.received.has_room_for(number) {
             self.stats.packets_received += 1;
             self.stats.wire_bytes_received += size as u64;
             self.received.on_packet(now, number, size, effects.eliciting, ce);
+            if let Some(t) = &mut self.trace {
+                if self.open.phase() != phase {
+                    t.push(now, Trace::KeyUpdated { is_ours: false, number });
+                }
+                t.push(now, Trace::Received { number, bytes: size as u32 });
+            }
         } else {
+            self.refusals.add(Refusal::NoRoom, u64::from(effects.violation.is_none()));
             // The sender learns of what is missing, and moves its floor.
             self.received.request_feedback(now + self.feedback_delay());
         }
-        if let Some(what) = effects.violation {
+        if let Some((why, what)) = effects.violation {
+            self.refusals.count(why);
             self.close(now, CloseReason::Protocol(what));
             return;
         }
         self.advance(now);
+        self.trace_metrics(now);
     }
 
     fn on_frames(&mut self, now: Instant, number: u64, payload: &[u8]) -> Effects {
@@ -91,7 +120,8 @@ impl Session {
             let frame = match Frame::decode(&mut r) {
                 Ok(frame) => frame,
                 Err(e) => {
-                    effects.violation = Some(format!("a frame that cannot be read: {e}"));
+                    let what = format!("a frame that cannot be read: {e}");
+                    effects.violation = Some((Refusal::Frame, what));
                     break;
                 }
             };
@@ -115,20 +145,24 @@ impl Session {
                     Duration::from_micros(max_delay_us.min(1_000_000)),
                 );
             }
+            Frame::Feedback(_) if effects.feedbacks == MAX_FEEDBACKS => {
+                effects.violation = Some((Refusal::Feedback, "too much feedback in one packet".into()));
+            }
             Frame::Feedback(f) => {
+                effects.feedbacks += 1;
                 if let Err(e) = self.on_feedback(now, number, &f) {
-                    effects.violation = Some(e);
+                    effects.violation = Some((Refusal::Feedback, e));
                 }
             }
             Frame::Control { offset, data } => match self.control_rx.insert(offset, data, self.credit_told) {
                 Ok(kept) => effects.refused |= !kept,
-                Err(e) => effects.violation = Some(e.to_string()),
+                Err(e) => effects.violation = Some((Refusal::Credit, e.to_string())),
             },
             Frame::Segment(_) if self.control_tx.buffered() > MAX_CONTROL_BUFFER => effects.refused = true,
             Frame::Segment(s) => match self.receiver.on_segment(&s) {
                 Accept::Yes => {}
                 Accept::NotNow => effects.refused = true,
-                Accept::Violation(what) => effects.violation = Some(what.into()),
+                Accept::Violation(what) => effects.violation = Some((Refusal::Segment, what.into())),
             },
             Frame::Close { code, text } => self.on_close(code, text),
             Frame::PathChallenge(bytes) => self.path_response = Some(bytes),
@@ -230,6 +264,9 @@ impl Session {
         for s in acked.iter().chain(spurious) {
             self.content_arrived(&s.content);
         }
+        if let Some(t) = &mut self.trace {
+            spurious.iter().for_each(|s| t.push(now, Trace::Spurious { number: s.info.number }));
+        }
         self.stats.packets_spurious += spurious.len() as u64;
         resized |= self.settle_lost(now, lost);
         if resized {
@@ -254,6 +291,9 @@ impl Session {
                 self.path.mtu.on_probe_lost(now, s.info.size_bytes);
             } else {
                 self.stats.packets_lost += 1;
+                if self.trace.is_some() {
+                    self.trace_lost(now, s);
+                }
                 resized |= self.path.mtu.on_lost(now, s.info.size_bytes);
             }
             self.content_missing(&s.content);

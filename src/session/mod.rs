@@ -6,12 +6,15 @@ pub mod event;
 mod hello;
 mod input;
 mod migration;
+mod offers;
 mod output;
 mod path;
+pub mod refusal;
 mod request;
 pub mod rival;
 mod tail;
 mod timers;
+pub mod trace;
 
 use crate::arq::control::{ControlReceiver, ControlSender};
 use crate::arq::received::ReceivedNumbers;
@@ -30,14 +33,17 @@ use crate::wire::message::Message;
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
+use offers::Offers;
 use path::Path;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use refusal::{Refusal, Refusals};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub use output::Train;
+use trace::Trace;
 
 /// Control-stream bytes in flight at most, whatever the budget: a bandwidth-delay product of 320 Mbit/s at 100 ms.
 const MAX_CONTROL_WINDOW: u64 = 4 << 20;
@@ -90,6 +96,8 @@ pub struct Session {
     rng: StdRng,
     started_at: Instant,
     heard_at: Instant,
+    /// Datagrams that were not dropped: something may have changed.
+    taken: u64,
     idle_timeout: Duration,
     path: Path,
     rtt: Rtt,
@@ -114,6 +122,8 @@ pub struct Session {
     path_response: Option<[u8; 8]>,
     /// A new address of the peer that has not proved itself yet.
     candidate: Option<Candidate>,
+    /// Client: the Replies so far, until a server has proved itself.
+    offers: Option<Box<Offers>>,
     /// The key confirmation, as long as packets must carry it.
     confirm: Option<[u8; 16]>,
     /// When the next copy of the tail is due; `None`: not known, look.
@@ -130,6 +140,9 @@ pub struct Session {
     /// Set while a packet is being built; acted on with the next time-out.
     give_up: Option<CloseReason>,
     stats: Stats,
+    /// What happens to packets, when somebody wants to know.
+    trace: Option<Box<trace::Recorder>>,
+    refusals: Refusals,
     events: VecDeque<Event>,
     end_job: bool,
     scratch: (Vec<u8>, Vec<u8>),
@@ -208,6 +221,9 @@ impl Session {
         let role = Role::Server { config: server, requested: None, serial };
         let mut s = Self::new(now, setup, rng, role, Phase::Open);
         s.remote_cid = remote_cid;
+        if let Some(log) = &s.config.key_log {
+            log.session(&keys, s.remote_cid, s.local_cid);
+        }
         s.seal = SealKeys::new(keys.server);
         s.open = OpenKeys::new(keys.client);
         if exact {
@@ -227,6 +243,11 @@ impl Session {
         let Setup { config, remote, local_cid, receive_budget, send_budget, .. } = setup;
         // Replaced at the handshake's end; nothing is sealed before.
         let no_keys = crate::codec::aead::PacketKeys::crc;
+        let is_client = matches!(role, Role::Client { .. });
+        let mut trace = config.trace.then(Box::<trace::Recorder>::default);
+        if let Some(t) = &mut trace {
+            t.push(now, Trace::Started { remote, is_client });
+        }
         Self {
             role,
             phase,
@@ -237,6 +258,7 @@ impl Session {
             rng,
             started_at: now,
             heard_at: now,
+            taken: 0,
             idle_timeout: config.idle_timeout,
             path: Path::new(now, remote, &config),
             rtt: Rtt::default(),
@@ -259,6 +281,7 @@ impl Session {
             floor_sent_at: None,
             path_response: None,
             candidate: None,
+            offers: None,
             confirm: None,
             tail_at: None,
             sender: Sender::new(config.chunk_size, config.compress, send_budget),
@@ -269,6 +292,8 @@ impl Session {
             must_be_heard: false,
             give_up: None,
             stats: Stats::default(),
+            trace,
+            refusals: Refusals::default(),
             events: VecDeque::new(),
             end_job: false,
             scratch: Default::default(),
@@ -280,7 +305,7 @@ impl Session {
         self.idle_timeout =
             self.config.idle_timeout.min(Duration::from_millis(peer.idle_timeout_ms.max(1000)));
         self.peer_window = peer.receive_window_bytes;
-        self.control_tx.set_credit(peer.control_credit_bytes);
+        self.control_tx.replace_credit(peer.control_credit_bytes);
         self.sender.set_peer_zstd(peer.features & FEATURE_ZSTD != 0);
         self.path.limit_datagrams(now, peer.max_datagram_bytes.min(65_535) as u32);
     }
@@ -300,11 +325,23 @@ impl Session {
         self.local_cid
     }
 
-    /// New shares of the process's budgets.
-    pub fn set_budgets(&mut self, receive: u64, send: u64) {
+    /// New shares of the process's budgets; `assembly_left`: what all sessions together may still reserve for chunks in assembly.
+    pub fn set_budgets(&mut self, receive: u64, send: u64, assembly_left: u64) {
         self.receiver.set_budget(receive);
+        self.receiver.set_assembly_left(assembly_left);
         self.sender.set_budget(send);
         self.control_window = control_window(receive);
+    }
+
+    /// Datagrams so far that were not dropped unread.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Bytes received that wait for the store, and bytes reserved for chunks in assembly.
+    pub fn receive_memory(&self) -> (u64, u64) {
+        let assembly = self.receiver.reserved_bytes();
+        (self.receiver.used_bytes() - assembly, assembly)
     }
 
     /// The socket or the route takes no datagrams of that many bytes. What was lost by that is repaired like any loss.
@@ -374,8 +411,9 @@ impl Session {
         let mut s = self.stats.clone();
         s.nacks_sent = self.received.nacks();
         s.packets_corrupted += self.open.failed_packets();
-        s.file_bytes_done = tx.bytes_done + rx.bytes_done;
-        s.file_bytes_total = tx.bytes_total + rx.bytes_total;
+        // A peer may claim what it likes.
+        s.file_bytes_done = tx.bytes_done.saturating_add(rx.bytes_done);
+        s.file_bytes_total = tx.bytes_total.saturating_add(rx.bytes_total);
         s.chunk_bytes_plain = tx.chunk_bytes_plain + rx.chunk_bytes_plain;
         s.chunk_bytes_encoded = tx.chunk_bytes_encoded + rx.chunk_bytes_encoded;
         if self.rtt.is_measured() {
@@ -387,6 +425,15 @@ impl Session {
         s.queue_delay = self.path.controller.queue_delay();
         s.datagram_bytes = self.path.mtu.current();
         s
+    }
+
+    /// What this session has not taken from its peer, by reason.
+    pub fn refusals(&self) -> Refusals {
+        let mut all = self.refusals.clone();
+        all.merge(self.receiver.refusals());
+        all.add(Refusal::Forged, self.open.failed_packets());
+        all.add(Refusal::Replayed, self.stats.packets_duplicate);
+        all
     }
 
     /// Lets everything that waits for something else make progress: manifest, messages, events, completion.

@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Sending a packet".
 
 use super::event::CloseReason;
+use super::trace::Trace;
 use super::{KEYS_USED_UP, Phase, Session};
 use crate::arq::sent::Content;
 use crate::wire::frame::{CloseCode, Frame};
@@ -67,6 +68,9 @@ impl Session {
                 let packet = h.packet(now);
                 buf.extend_from_slice(&packet);
                 self.count_sent(packet.len());
+                if self.trace.is_some() {
+                    self.trace_sent(now, None, packet.len(), &Content::default());
+                }
                 return Some(single(packet.len()));
             }
             Phase::Closing { .. } => return self.transmit_close(now, buf),
@@ -75,6 +79,11 @@ impl Session {
                 return None;
             }
             Phase::Confirming | Phase::Open => {}
+        }
+        if let Some(hello) = self.repeated_hello(now) {
+            buf.extend_from_slice(&hello);
+            self.count_sent(hello.len());
+            return Some(single(hello.len()));
         }
         if let Some(train) = self.transmit_path_frames(now, buf) {
             return Some(train);
@@ -155,7 +164,7 @@ impl Session {
             _ => CloseCode::Refused,
         };
         let text = reason.to_string();
-        let payload_start = self.begin_packet(buf);
+        let payload_start = self.begin_packet(now, buf);
         // What the peer has not confirmed yet rides along: results matter to it.
         let room = self.room(buf.len() - start);
         self.put_control(buf, room.saturating_sub(text.len() + 8));
@@ -173,7 +182,7 @@ impl Session {
             }
         };
         let start = buf.len();
-        let payload_start = self.begin_packet(buf);
+        let payload_start = self.begin_packet(now, buf);
         frame.encode(buf);
         // Not tracked: challenges are repeated by their own timer, and responses with them.
         self.finish_packet(now, buf, start, payload_start, false, Content::default());
@@ -186,7 +195,7 @@ impl Session {
         }
         let size = self.path.mtu.poll_probe(now)? as usize;
         let start = buf.len();
-        let payload_start = self.begin_packet(buf);
+        let payload_start = self.begin_packet(now, buf);
         Frame::Ping.encode(buf);
         let tail = self.seal.tag_bytes() + self.trailer_bytes();
         buf.resize(start + size.saturating_sub(tail), 0);
@@ -205,13 +214,16 @@ impl Session {
         if self.confirm.is_some() { TRAILER_BYTES } else { 0 }
     }
 
-    fn begin_packet(&mut self, buf: &mut Vec<u8>) -> usize {
+    fn begin_packet(&mut self, now: Instant, buf: &mut Vec<u8>) -> usize {
         if self.rng.random_range(0..SKIP_EVERY) == 0 && self.sent.next_number() > 0 {
             self.sent.skip_number(self.heard_at);
         }
         let number = self.sent.next_number();
-        if self.seal.update_due() {
-            self.seal.update(number);
+        if self.seal.update_due()
+            && self.seal.update(number)
+            && let Some(t) = &mut self.trace
+        {
+            t.push(now, Trace::KeyUpdated { is_ours: true, number });
         }
         let header = ProtectedHeader {
             cid: self.remote_cid,
@@ -227,7 +239,7 @@ impl Session {
 
     fn build_packet(&mut self, now: Instant, buf: &mut Vec<u8>, data: bool, feedback: bool) -> Option<Built> {
         let start = buf.len();
-        let payload_start = self.begin_packet(buf);
+        let payload_start = self.begin_packet(now, buf);
         let mut content = Content::default();
         if feedback {
             self.put_feedback(now, buf, start);
@@ -368,6 +380,9 @@ impl Session {
         }
         let size = buf.len() - start;
         self.count_sent(size);
+        if self.trace.is_some() {
+            self.trace_sent(now, Some(number), size, &content);
+        }
         let app_limited = !self.has_data();
         self.sent.on_sent(now, size as u32, eliciting, app_limited, content);
         if eliciting {

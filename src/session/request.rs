@@ -3,12 +3,17 @@
 //! Implements: docs/PROTOCOL.md, "Requests".
 
 use super::event::{CloseReason, Direction, Event};
+use super::refusal::Refusal;
 use super::{MAX_CONTROL_BUFFER, Phase, Role, Session};
+use crate::endpoint::config::Task;
 use crate::transfer::Request;
 use crate::transfer::job::{
     Compression, Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind,
 };
+use crate::transfer::receiver::Asked;
+use crate::wire::handshake::FEATURE_ZSTD;
 use crate::wire::message::{Message, path_is_clean};
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// Highest zstd level that a server uses because a client wishes it: a chunk of 4 MiB then takes a tenth of a second of
@@ -28,6 +33,10 @@ impl Session {
         if matches!(request, Request::List { .. }) {
             self.receiver.set_listing();
         }
+        self.receiver.set_asked(match &self.config.only_roots {
+            Some(names) => Asked::Roots(names.iter().cloned().collect()),
+            None => asked(&request),
+        });
         let sends = matches!(request, Request::Put { .. } | Request::Echo { .. });
         for root in roots {
             self.sender.add_root(root);
@@ -43,13 +52,13 @@ impl Session {
     }
 
     /// Client: the Reply has told whether the server understands zstd.
-    pub(super) fn write_held_request(&mut self, zstd_understood: bool) {
+    pub(super) fn write_held_request(&mut self, features: u64) {
         let Role::Client { request, .. } = &self.role else { return };
         let Request::Get { compress: compress @ Compression::Zstd(_), paths, chunk_size } = request.clone()
         else {
             return;
         };
-        let compress = if zstd_understood { compress } else { Compression::Lz4 };
+        let compress = if features & FEATURE_ZSTD != 0 { compress } else { Compression::Lz4 };
         self.write_request(Request::Get { paths, compress, chunk_size });
     }
 
@@ -70,12 +79,14 @@ impl Session {
                 Ok(Some(found)) => found,
                 Ok(None) => return,
                 Err(e) => {
+                    self.refusals.count(Refusal::Message);
                     return self
                         .close(now, CloseReason::Protocol(format!("a message that cannot be read: {e}")));
                 }
             };
             self.control_rx.consume(used);
             if let Some(Err(what)) = message.map(|m| self.on_message(now, m)) {
+                self.refusals.count(Refusal::OutOfPlace);
                 return self.close(now, CloseReason::Protocol(what.into()));
             }
             if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
@@ -137,7 +148,9 @@ impl Session {
             Request::Put { overwrite: Overwrite::Always, .. }
                 | Request::Echo { overwrite: Overwrite::Always, .. }
         );
-        if writes && !config.allow_writes {
+        if let Some(task) = &config.task {
+            self.serve_task(now, task, request);
+        } else if writes && !config.allow_writes {
             self.refuse(now, StoreErrorKind::Permission, "this server is read-only");
         } else if replaces && !config.allow_overwrite {
             self.refuse(now, StoreErrorKind::Permission, "this server never overwrites files");
@@ -148,8 +161,24 @@ impl Session {
     }
 
     fn refuse(&mut self, _now: Instant, kind: StoreErrorKind, text: &str) {
+        self.refusals.count(Refusal::Request);
         self.write_message(&Message::RequestFailed(StoreError { kind, message: text.into() }));
         self.refused = true;
+    }
+
+    /// The request must be of the kind that the server was started for; the rest is as the task says.
+    fn serve_task(&mut self, now: Instant, task: &Task, request: Request) {
+        match (task, request) {
+            (Task::Receive(dest), Request::Put { .. }) => self.receiver.set_dest(dest.clone()),
+            (Task::Send(roots), Request::Get { compress, chunk_size, .. }) => {
+                self.sender.set_wishes(chunk_size, served(compress));
+                for root in roots {
+                    self.sender.add_root(root.clone());
+                }
+                self.sender.finish_roots();
+            }
+            _ => self.refuse(now, StoreErrorKind::Permission, "this server was started for one other thing"),
+        }
     }
 
     fn serve_request(&mut self, now: Instant, request: Request, allow_sim: bool, serial: u64) {
@@ -167,11 +196,7 @@ impl Session {
                 });
             }
             Request::Get { paths, compress, chunk_size } => {
-                let compress = match compress {
-                    Compression::Zstd(level) => Compression::Zstd(level.min(MAX_SERVED_LEVEL)),
-                    other => other,
-                };
-                self.sender.set_wishes(chunk_size, compress);
+                self.sender.set_wishes(chunk_size, served(compress));
                 for path in paths {
                     let Some(path) = clean(&path) else { return self.refuse_path(now, &path) };
                     self.sender.add_root(jail_root(path));
@@ -307,6 +332,29 @@ impl Session {
     pub(super) fn on_open(&mut self) {
         let client_id = self.config.client_id.clone();
         self.events.push_back(Event::Connected { remote: self.path.remote, client_id });
+    }
+}
+
+/// What a server makes of a wish for compression.
+fn served(compress: Compression) -> Compression {
+    match compress {
+        Compression::Zstd(level) => Compression::Zstd(level.min(MAX_SERVED_LEVEL)),
+        other => other,
+    }
+}
+
+/// What a server may send because of this request.
+fn asked(request: &Request) -> Asked {
+    match request {
+        Request::Get { paths, .. } => {
+            // A path that is not clean is refused there, and so brings nothing.
+            let names: HashSet<_> =
+                paths.iter().filter_map(|path| clean(path)).map(|path| jail_root(path).name).collect();
+            // The whole of what is served has no name of its own.
+            if names.contains(&[][..]) { Asked::Anything } else { Asked::Roots(names) }
+        }
+        Request::Echo { .. } => Asked::PlainFiles,
+        Request::Put { .. } | Request::List { .. } => Asked::Anything,
     }
 }
 

@@ -7,6 +7,7 @@ use super::{Phase, Role, Session};
 use crate::transfer::Request;
 use crate::transfer::confirmed::Confirmed;
 use crate::transfer::job::{Dest, SourceRoot};
+use crate::wire::handshake::FEATURE_ZSTD;
 use crate::wire::message::Message;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl Session {
         // The connect time-out is for what the server says to that.
         self.started_at = now;
         self.sender.set_settled(settled);
-        let zstd = self.sender.peer_zstd();
+        let features = if self.sender.peer_zstd() { FEATURE_ZSTD } else { 0 };
         let (sends, receives) =
             (matches!(request, Request::Put { .. } | Request::Echo { .. }), dest.is_some());
         self.start_request(request, roots, dest);
@@ -79,7 +80,7 @@ impl Session {
             self.write_message(&Message::Continue);
         }
         if matches!(self.phase, Phase::Confirming | Phase::Open) {
-            self.write_held_request(zstd);
+            self.write_held_request(features);
         }
         self.advance(now);
     }

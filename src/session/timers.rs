@@ -3,6 +3,8 @@
 //! Implements: docs/PROTOCOL.md, "Timers".
 
 use super::event::CloseReason;
+use super::hello::MAX_CONNECT_TIMEOUTS;
+use super::refusal::Refusal;
 use super::{LINGER, Phase, REQUEST_TIMEOUT, Role, Session};
 use std::time::{Duration, Instant};
 
@@ -109,6 +111,7 @@ impl Session {
             return;
         }
         if self.request_deadline().is_some_and(|t| now >= t) {
+            self.refusals.count(Refusal::NoRequest);
             self.close(now, CloseReason::Refused("no request came".into()));
             return;
         }
@@ -126,6 +129,7 @@ impl Session {
             self.ping_due = true;
         }
         self.advance(now);
+        self.trace_metrics(now);
     }
 
     /// A client that asks for nothing does not keep a slot.
@@ -146,9 +150,11 @@ impl Session {
         self.outcome = outcome;
     }
 
-    /// The connect time-out holds until the server has proved itself, not only until its Reply.
+    /// The connect time-out holds until the server has proved itself, not only until its Reply, which starts it again.
     fn confirm_deadline(&self) -> Option<Instant> {
-        matches!(self.phase, Phase::Confirming).then(|| self.started_at + self.config.connect_timeout)
+        let after = self.config.connect_timeout;
+        let at = (self.heard_at + after).min(self.started_at + after * MAX_CONNECT_TIMEOUTS);
+        matches!(self.phase, Phase::Confirming).then_some(at)
     }
 
     fn idle_deadline(&self) -> Instant {
@@ -181,15 +187,21 @@ impl Session {
         self.silent_ptos += 1;
         self.last_pto_at = now;
         self.silent_since.get_or_insert(now);
+        self.rotate_offers(now);
         self.path.controller.on_silence(now, self.silent_ptos);
         self.path.update(now);
+        self.probe_oldest();
+    }
+
+    /// Has the oldest packets' contents repeated at once, beyond the window.
+    pub(super) fn probe_oldest(&mut self) {
         let mut contents = Vec::with_capacity(PROBE_PACKETS);
         self.sent.for_each_in_flight(|_, _, content| {
             contents.push(*content);
             contents.len() < PROBE_PACKETS
         });
         // The packets stay in flight, so that the next time-out picks the same ones: it must count as a further attempt.
-        let before = self.silent_ptos.min(u32::from(u16::MAX)) as u16 - 1;
+        let before = (self.silent_ptos.min(u32::from(u16::MAX)) as u16).saturating_sub(1);
         // Last to first, since each goes before all other repairs: what a probe carries is what is in its own packets.
         for c in contents.iter_mut().rev() {
             if let Some((.., times)) = &mut c.control {

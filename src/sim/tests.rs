@@ -1,5 +1,7 @@
 //! Whole transfers on virtual time: a matrix of links and sizes, each case a seed.
 
+mod crowd;
+
 use super::*;
 use crate::impair::Spec;
 use crate::store::memory::Content;
@@ -317,4 +319,24 @@ fn more_streamed_files_than_the_manifest_window() {
     w.run().expect("ends");
     let r = w.report(0, key);
     assert_eq!((r.closed, r.failures.len()), (Some(CloseReason::Done), 0));
+}
+
+#[test]
+fn what_was_not_asked_for_is_not_taken() {
+    for (root, taken) in [(&b"f"[..], true), (b"g", false), (b"", false)] {
+        let mut scenario = Scenario::symmetric(1, profile("delay=5ms"));
+        let roots = std::collections::BTreeSet::from([root.to_vec()]);
+        scenario.client.session.only_roots = Some(std::sync::Arc::new(roots));
+        let mut w = World::new(&scenario);
+        w.client_store(0).insert_file(b"f", pattern(1, 3_000), Default::default());
+        let put = w.put(0, &[b"f"]);
+        w.run().expect("a put is not concerned");
+        assert_eq!(w.report(0, put).closed, Some(CloseReason::Done));
+        w.client_store(0).remove(b"f");
+        let get = w.get(0, &[b"f"]);
+        let _ = w.run();
+        let closed = w.report(0, get).closed.clone();
+        assert_eq!(closed == Some(CloseReason::Done), taken, "{closed:?}");
+        assert_eq!(w.client_store(0).get(b"f").is_some(), taken);
+    }
 }

@@ -67,6 +67,22 @@ impl Identity {
     }
 }
 
+/// The chunks that the bytes of a journal name, ascending, each with the CRC-32 that its plain bytes must have; `None`: it is not
+/// about the file with this name, size in bytes, chunk size and time. The same rules by which a store reads one from disk.
+pub fn named_chunks(
+    journal: &[u8],
+    name: &[u8],
+    (size, chunk_size): (u64, u32),
+    meta: &Meta,
+) -> Option<Vec<(u64, u32)>> {
+    let layout = Layout { size, chunk_size: chunk_size.max(1) };
+    let identity = Identity::new(name, layout, meta);
+    let slots = journal.strip_prefix(&identity.header)?.chunks_exact(SLOT_BYTES);
+    let named =
+        (0..layout.count()).zip(slots).filter_map(|(n, slot)| Some((n, identity.read_slot(n, slot)?)));
+    Some(named.collect())
+}
+
 /// An open journal; the lock on its partial keeps others away from it.
 #[derive(Debug)]
 pub(crate) struct Journal {

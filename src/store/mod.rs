@@ -24,6 +24,8 @@ mod sweep;
 mod tests;
 mod walk;
 
+pub use journal::named_chunks;
+
 /// Tells apart the sessions that share one store; chosen by the endpoint, never reused.
 pub type SessionKey = u64;
 

@@ -8,11 +8,12 @@ use super::job::{
 use super::sender::{MAX_STREAMED, MAX_UNRESOLVED};
 use crate::arq::rangeset::RangeSet;
 use crate::session::event::{Direction, Event};
+use crate::session::refusal::{Refusal, Refusals};
 use crate::wire::frame::Segment;
 use crate::wire::message::Message;
 use crate::wire::{MAX_GENERATION, MAX_HAVE_RANGES};
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 
 /// Most chunks in assembly at once in one session; a sender holds its chunks in memory too, so an honest one has fewer.
@@ -21,10 +22,22 @@ pub const MAX_OPEN_CHUNKS: usize = 4096;
 pub const MAX_EARLY_BYTES: usize = 2 << 20;
 /// Contiguous segments are joined into one write of up to this size.
 const WRITE_JOIN_BYTES: usize = 256 * 1024;
+/// A join grows by so much at a time.
+const WRITE_STEP_BYTES: usize = 32 * 1024;
 /// Jobs of one session that wait for the store: scattered segments make one each.
 const MAX_JOBS: usize = 8192;
 /// Most gaps in one chunk in assembly; one of 4 MiB in segments of 1,200 bytes has fewer.
 const MAX_CHUNK_GAPS: usize = 4096;
+/// Most gaps in all chunks in assembly of a session together; a window of 80,000 packets at 30 % loss has some 16,000.
+/// Beyond, only segments that make no further gap are taken.
+const MAX_GAPS: usize = 65_536;
+/// Most stretches of stored chunks in one file: a sender goes through it in order, so an honest one leaves as many gaps as
+/// it has chunks in flight. Beyond, only chunks beside stored ones are taken.
+const MAX_STORED_RANGES: usize = 65_536;
+/// Most chunks of a file that came wrong and are awaited again; so many may be asked for at once (`sender::MAX_RESENDS`).
+const MAX_WRONG_CHUNKS: usize = 4096;
+/// How often an entry's path is kept while it waits for the store: in its job, beside its chunks, for its event.
+const PATH_COPIES: u64 = 3;
 /// What one entry, chunk or early segment costs beside its bytes, for the budget.
 const OVERHEAD_BYTES: u64 = 128;
 
@@ -84,14 +97,53 @@ impl Incoming {
         if self.is_chunked() { self.size.div_ceil(self.chunk_size.into()) } else { 0 }
     }
 
+    /// Whether one more stored chunk, here, would be one stretch too many.
+    fn is_scattered(&self, chunk: u64) -> bool {
+        self.stored.range_count() >= MAX_STORED_RANGES
+            && chunk > 0
+            && !self.stored.touches(&(chunk..chunk + 1))
+    }
+
     fn plain_bytes(&self, chunk: u64) -> u64 {
         (self.size - chunk * u64::from(self.chunk_size)).min(self.chunk_size.into())
     }
 }
 
+/// What may be received: the destination may hold more than what was asked for, such as the start-up files of a shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Whatever comes.
+    Anything,
+    /// Trees whose roots have these names.
+    Roots(HashSet<Vec<u8>>),
+    /// Files, right into the destination.
+    PlainFiles,
+}
+
+impl Asked {
+    fn covers(&self, e: &BeginEntry) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Roots(names) => {
+                e.path.split(|b| *b == b'/').next().is_some_and(|root| names.contains(root))
+            }
+            Self::PlainFiles => e.kind == EntryKind::File && !e.path.contains(&b'/'),
+        }
+    }
+}
+
+/// What counts as a refusal among the ways in which a file can fail here.
+fn refusal_of(kind: StoreErrorKind) -> Option<Refusal> {
+    match kind {
+        StoreErrorKind::Forbidden | StoreErrorKind::NameTooLong => Some(Refusal::Path),
+        StoreErrorKind::Limit | StoreErrorKind::NoSpace | StoreErrorKind::Quota => Some(Refusal::Size),
+        StoreErrorKind::DigestMismatch => Some(Refusal::Digest),
+        _ => None,
+    }
+}
+
 #[derive(Debug)]
 struct Early {
-    file: u64,
     chunk: u64,
     offset: u32,
     generation: u32,
@@ -117,12 +169,16 @@ pub struct ReceiverCounters {
 #[derive(Debug)]
 pub struct Receiver {
     budget_bytes: u64,
+    /// What all sessions of the process together may still reserve for chunks in assembly.
+    assembly_left: u64,
     /// Listing: entries become events, nothing is stored.
     listing: bool,
     max_file_bytes: u64,
+    asked: Asked,
     next_id: u64,
     entries: HashMap<u64, Incoming>,
-    early: VecDeque<Early>,
+    /// By file, so that an entry finds its own at once.
+    early: BTreeMap<u64, Vec<Early>>,
     early_bytes: usize,
     join: Option<(FileId, u64, Vec<u8>)>,
     /// Bytes on their way to the store.
@@ -134,12 +190,15 @@ pub struct Receiver {
     /// Those of `reserved_bytes` that have arrived.
     assembled_bytes: u64,
     open_chunks: usize,
+    /// Stretches of bytes that have arrived of all chunks in assembly.
+    gaps: usize,
     /// Entries with chunks: each is an open file.
     streamed: usize,
     /// Those of them that the store has not opened yet, oldest first.
     unopened: VecDeque<FileId>,
     manifest_end: bool,
     counters: ReceiverCounters,
+    refusals: Refusals,
     jobs: VecDeque<Job>,
     outbox: VecDeque<Message>,
     events: VecDeque<Event>,
@@ -150,11 +209,13 @@ impl Receiver {
     pub fn new(budget_bytes: u64) -> Self {
         Self {
             budget_bytes,
+            assembly_left: u64::MAX,
             listing: false,
             max_file_bytes: u64::MAX,
+            asked: Asked::Anything,
             next_id: 0,
             entries: HashMap::new(),
-            early: VecDeque::new(),
+            early: BTreeMap::new(),
             early_bytes: 0,
             join: None,
             queued_bytes: 0,
@@ -162,6 +223,8 @@ impl Receiver {
             reserved_bytes: 0,
             assembled_bytes: 0,
             open_chunks: 0,
+            gaps: 0,
+            refusals: Refusals::default(),
             streamed: 0,
             unopened: VecDeque::new(),
             manifest_end: false,
@@ -182,9 +245,24 @@ impl Receiver {
         self.max_file_bytes = bytes;
     }
 
+    /// What the other side may send; anything, if this is never called.
+    pub fn set_asked(&mut self, asked: Asked) {
+        self.asked = asked;
+    }
+
     /// This session's share of the receive budget changed.
     pub fn set_budget(&mut self, bytes: u64) {
         self.budget_bytes = bytes;
+    }
+
+    /// What all sessions of the process together may still reserve for chunks in assembly.
+    pub fn set_assembly_left(&mut self, bytes: u64) {
+        self.assembly_left = bytes;
+    }
+
+    /// Bytes reserved for chunks in assembly.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.reserved_bytes
     }
 
     /// Where entries go; must precede them.
@@ -219,6 +297,11 @@ impl Receiver {
     /// Figures.
     pub fn counters(&self) -> ReceiverCounters {
         self.counters
+    }
+
+    /// Files that were refused, by reason.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Whether the manifest ended and every entry has its result.
@@ -294,6 +377,9 @@ impl Receiver {
             return Err("manifest out of order");
         }
         self.next_id += 1;
+        if !self.asked.covers(&e) {
+            return Err("an entry that was not asked for");
+        }
         if self.listing {
             self.events.push_back(Event::Listed(SourceEntry {
                 root: 0,
@@ -317,11 +403,12 @@ impl Receiver {
             return Err("more open files than the window allows");
         }
         // A chunked file waits for more messages, so it must not count against the budget that holds them up.
-        let inline_bytes = if chunked { 0 } else { OVERHEAD_BYTES };
+        let named_bytes = OVERHEAD_BYTES + PATH_COPIES * e.path.len() as u64 + e.target.len() as u64;
+        let inline_bytes = if chunked { 0 } else { named_bytes };
         let inline_bytes = inline_bytes + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
         self.inline_bytes += inline_bytes;
         if e.kind == EntryKind::File {
-            self.counters.bytes_total += e.size;
+            self.counters.bytes_total = self.counters.bytes_total.saturating_add(e.size);
         }
         let file = e.file;
         self.entries.insert(
@@ -366,16 +453,10 @@ impl Receiver {
 
     /// Takes in the segments that came before their entry.
     fn replay_early(&mut self, file: FileId) -> Result<(), &'static str> {
-        if !self.early.iter().any(|e| e.file == file.0) {
-            return Ok(());
-        }
-        let (mine, others) = std::mem::take(&mut self.early).into_iter().partition(|e| e.file == file.0);
-        self.early = others;
-        let mine: VecDeque<Early> = mine;
-        for e in mine {
+        for e in self.early.remove(&file.0).unwrap_or_default() {
             self.early_bytes -= e.data.len() + OVERHEAD_BYTES as usize;
             let accept = self.on_segment(&Segment {
-                file: e.file,
+                file: file.0,
                 chunk: e.chunk,
                 offset: e.offset,
                 generation: e.generation,
@@ -396,17 +477,18 @@ impl Receiver {
     /// Has a chunk sent again, as the next generation; a chunk that never comes right ends its file.
     fn ask_again(&mut self, file: FileId, chunk: u64, generation: u32) {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
+        let too_many = e.wanted_generation.len() >= MAX_WRONG_CHUNKS;
         let wanted = e.wanted_generation.entry(chunk).or_insert(0);
         if *wanted > generation {
             return;
         }
-        if generation < MAX_GENERATION {
+        if generation < MAX_GENERATION && !too_many {
             *wanted = generation + 1;
             self.outbox.push_back(Message::Resend { file, chunk });
             return;
         }
         let message =
-            format!("{}: a chunk came wrong {MAX_GENERATION} times", String::from_utf8_lossy(&e.path));
+            format!("{}: chunks came wrong again and again; send it again", String::from_utf8_lossy(&e.path));
         self.jobs.push_back(Job::Abort { file, keep_partial: false });
         self.resolve(file, Err(StoreError { kind: StoreErrorKind::DigestMismatch, message }), true);
     }
@@ -443,16 +525,18 @@ impl Receiver {
         let known = e.open.get(&s.chunk);
         if known.is_none_or(|a| a.generation < s.generation) {
             let held = known.map_or(0, |a| a.data.len() as u64);
-            if known.is_none() && self.open_chunks >= MAX_OPEN_CHUNKS {
+            if known.is_none() && (self.open_chunks >= MAX_OPEN_CHUNKS || e.is_scattered(s.chunk)) {
                 return Accept::NotNow;
             }
             let others = self.reserved_bytes - held;
-            if others > 0 && others + reserve > self.budget_bytes {
+            if others > 0 && others + reserve > self.budget_bytes || reserve > held + self.assembly_left {
                 return Accept::NotNow;
             }
+            self.assembly_left = (self.assembly_left + held).saturating_sub(reserve);
             self.open_chunks += usize::from(known.is_none());
             self.reserved_bytes = others + reserve;
             self.assembled_bytes -= known.map_or(0, Assembly::assembled_bytes);
+            self.gaps -= known.map_or(0, |a| a.received.range_count());
             let fresh = Assembly {
                 generation: s.generation,
                 encoded: s.encoded,
@@ -462,8 +546,9 @@ impl Receiver {
             };
             e.open.insert(s.chunk, fresh);
         }
-        // Twice the budget is more than an honest sender can have in flight.
-        if s.encoded.is_none() && self.queued_bytes + s.data.len() as u64 > 2 * self.budget_bytes {
+        // Twice the budget is more than an honest sender can have in flight; but one datagram always finds room.
+        let queued = self.queued_bytes + s.data.len() as u64;
+        if s.encoded.is_none() && self.queued_bytes > 0 && queued > 2 * self.budget_bytes {
             return Accept::NotNow;
         }
         self.place_segment(file, s, total)
@@ -481,9 +566,14 @@ impl Receiver {
         if a.received.range_count() >= MAX_CHUNK_GAPS {
             return Accept::NotNow;
         }
-        a.crc32 = a.crc32.or(s.crc32);
         let range = u64::from(s.offset)..u64::from(s.offset) + s.data.len() as u64;
+        if self.gaps >= MAX_GAPS && range.start > 0 && !a.received.touches(&range) {
+            return Accept::NotNow;
+        }
+        a.crc32 = a.crc32.or(s.crc32);
+        let gaps_before = a.received.range_count();
         let new_bytes = a.received.insert(range.clone());
+        self.gaps = self.gaps + a.received.range_count() - gaps_before;
         let (fresh, raw) = (new_bytes > 0, s.encoded.is_none());
         self.assembled_bytes += if raw { 0 } else { new_bytes };
         if fresh && !raw {
@@ -504,6 +594,7 @@ impl Receiver {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
         let Some(a) = e.open.remove(&chunk) else { return };
         self.open_chunks -= 1;
+        self.gaps -= a.received.range_count();
         e.finishing.insert(chunk, (a.generation, a.data.len() as u64));
         e.queued_bytes += a.data.len() as u64;
         let crc32 = a.crc32.unwrap_or_default();
@@ -541,8 +632,7 @@ impl Receiver {
             return Accept::NotNow;
         }
         self.early_bytes += cost;
-        self.early.push_back(Early {
-            file: s.file,
+        self.early.entry(s.file).or_default().push(Early {
             chunk: s.chunk,
             offset: s.offset,
             generation: s.generation,
@@ -563,6 +653,10 @@ impl Receiver {
             && *start + joined.len() as u64 == offset
             && joined.len() + data.len() <= WRITE_JOIN_BYTES
         {
+            // Doubled, but not by more than a step: the budget counts bytes, and room that is never filled is memory too.
+            if joined.capacity() - joined.len() < data.len() {
+                joined.reserve_exact(joined.len().min(WRITE_STEP_BYTES).max(data.len()));
+            }
             joined.extend_from_slice(data);
             return;
         }
@@ -619,6 +713,7 @@ impl Receiver {
             e.open.keys().copied().filter(|c| have.iter().any(|r| r.contains(c))).collect();
         for a in in_vain.iter().filter_map(|c| e.open.remove(c)) {
             self.open_chunks -= 1;
+            self.gaps -= a.received.range_count();
             self.reserved_bytes -= a.data.len() as u64;
             self.assembled_bytes -= a.assembled_bytes();
         }
@@ -629,7 +724,7 @@ impl Receiver {
             resumed_bytes += bytes;
         }
         e.counted_bytes += resumed_bytes;
-        self.counters.bytes_done += resumed_bytes;
+        self.counters.bytes_done = self.counters.bytes_done.saturating_add(resumed_bytes);
         if resumed_bytes > 0 {
             let direction = Direction::Receiving;
             self.events.push_back(Event::FileResumed { direction, file, bytes: resumed_bytes });
@@ -654,7 +749,7 @@ impl Receiver {
             // One that was on its way when it turned out to be there already has been counted.
             let bytes = if e.stored.contains(chunk) { 0 } else { e.plain_bytes(chunk) };
             e.counted_bytes += bytes;
-            self.counters.bytes_done += bytes;
+            self.counters.bytes_done = self.counters.bytes_done.saturating_add(bytes);
             e.stored.insert(chunk..chunk + 1);
             self.commit_if_whole(file);
         } else {
@@ -690,21 +785,28 @@ impl Receiver {
         self.streamed -= usize::from(e.is_chunked());
         self.opened(file);
         self.open_chunks -= e.open.len();
+        self.gaps -= e.open.values().map(|a| a.received.range_count()).sum::<usize>();
         self.reserved_bytes -= e.open.values().map(|a| a.data.len() as u64).sum::<u64>();
         self.assembled_bytes -= e.open.values().map(Assembly::assembled_bytes).sum::<u64>();
         // Jobs of a file that failed may never be answered.
         self.queued_bytes -= e.queued_bytes;
         self.join.take_if(|(f, ..)| *f == file);
-        self.jobs.retain(|job| {
-            !matches!(job, Job::Write { file: f, .. } | Job::WriteEncoded { file: f, .. } | Job::FinishChunk { file: f, .. } if *f == file)
-        });
+        // Only a file in chunks has any, and none is left once it is committed.
+        if e.is_chunked() && result.is_err() {
+            self.jobs.retain(|job| {
+                !matches!(job, Job::Write { file: f, .. } | Job::WriteEncoded { file: f, .. } | Job::FinishChunk { file: f, .. } if *f == file)
+            });
+        }
         let open_bytes = if e.kind == EntryKind::File { e.size - e.counted_bytes.min(e.size) } else { 0 };
         match &result {
-            Ok(_) => self.counters.bytes_done += open_bytes,
+            Ok(_) => self.counters.bytes_done = self.counters.bytes_done.saturating_add(open_bytes),
             // What never came is neither done nor awaited any more.
-            Err(_) => self.counters.bytes_total -= open_bytes,
+            Err(_) => self.counters.bytes_total = self.counters.bytes_total.saturating_sub(open_bytes),
         }
         if tell {
+            if let Some(why) = result.as_ref().err().and_then(|e| refusal_of(e.kind)) {
+                self.refusals.count(why);
+            }
             self.outbox.push_back(Message::Result { file, result: result.clone() });
         }
         let (sha256, error) = match result {

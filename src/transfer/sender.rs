@@ -25,6 +25,10 @@ pub const MAX_UNRESOLVED: usize = 8192;
 pub const MAX_STREAMED: usize = 512;
 /// Most chunks asked for again at once: as many as a receiver may have open (`receiver::MAX_OPEN_CHUNKS`).
 const MAX_RESENDS: usize = 4096;
+/// Most stretches of chunks of a file that a receiver may say it has; what it says beyond is ignored, and sent.
+const MAX_HAVE_STRETCHES: usize = 8192;
+/// Most chunks of a file that may be asked for again, ever: each is remembered until the file's end.
+const MAX_RESENT_CHUNKS: usize = 65_536;
 /// Entries asked of a walk at once.
 const WALK_BATCH: usize = 256;
 /// The manifest stays so far ahead of what the control stream has sent; enough for 10 ms at 400 Mbit/s.
@@ -49,6 +53,8 @@ struct SendChunk {
     plain_bytes: u32,
     crc32: u32,
     data: Bytes,
+    /// Bytes of all chunks before this one, as they were encoded.
+    start: u64,
     next_offset: u32,
     acked: RangeSet,
 }
@@ -335,7 +341,7 @@ impl Sender {
         let chunked = is_file && e.inline.is_none() && !self.list_only;
         let weight = 64 + e.path.len() as u64 + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
         if is_file && !self.list_only {
-            self.counters.bytes_total += e.size;
+            self.counters.bytes_total = self.counters.bytes_total.saturating_add(e.size);
         }
         if chunked {
             self.streamed += 1;
@@ -453,6 +459,7 @@ impl Sender {
                     plain_bytes,
                     crc32,
                     data,
+                    start: 0,
                     next_offset: 0,
                     acked: RangeSet::new(),
                 });
@@ -493,6 +500,7 @@ impl Sender {
         self.shrinks = c.codec != ChunkCodec::Raw;
         self.fresh_bytes += c.data.len() as u64;
         self.counters.chunk_bytes_plain += u64::from(c.plain_bytes);
+        c.start = self.counters.chunk_bytes_encoded;
         self.counters.chunk_bytes_encoded += c.data.len() as u64;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
@@ -552,6 +560,9 @@ impl Sender {
         let Some(c) = o.chunked.as_mut() else { return };
         let mut resumed_bytes = 0;
         for r in ranges {
+            if c.have.range_count() >= MAX_HAVE_STRETCHES {
+                break;
+            }
             let end = r.end.min(c.chunk_count);
             c.have.insert(r.start.min(end)..end);
             resumed_bytes += c.count(r.start.min(end)..end, o.size);
@@ -573,6 +584,9 @@ impl Sender {
         let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) else { return true };
         let unread = chunk >= c.next_read;
         if unread && !c.have.contains(chunk) {
+            return false;
+        }
+        if c.generations.len() >= MAX_RESENT_CHUNKS && !c.generations.contains_key(&chunk) {
             return false;
         }
         let generation = c.generations.entry(chunk).or_insert(0);
@@ -607,13 +621,16 @@ impl Sender {
         }
         let error = match result {
             Err(e) => Some(e),
-            Ok(theirs) if o.kind == EntryKind::File && theirs != o.sha256 => Some(StoreError {
-                kind: StoreErrorKind::DigestMismatch,
-                message: format!(
-                    "{}: the receiver's SHA-256 is not that of the source; send it again",
-                    String::from_utf8_lossy(&o.path)
-                ),
-            }),
+            // Without a digest nothing is confirmed, and ours is not known before the source was read whole.
+            Ok(theirs) if o.kind == EntryKind::File && (theirs.is_none() || theirs != o.sha256) => {
+                Some(StoreError {
+                    kind: StoreErrorKind::DigestMismatch,
+                    message: format!(
+                        "{}: the receiver's SHA-256 is not that of the source; send it again",
+                        String::from_utf8_lossy(&o.path)
+                    ),
+                })
+            }
             Ok(_) => None,
         };
         self.events.push_back(Event::EntryFinished {
@@ -684,6 +701,11 @@ impl Sender {
 
     fn chunk_of(&self, r: &SegmentRef) -> Option<&SendChunk> {
         self.slots.get(r.slot as usize).filter(|s| s.epoch == r.epoch)?.chunk.as_ref()
+    }
+
+    /// Where the segment lies when all chunks of the session are laid end to end; `None` when its chunk is gone.
+    pub fn stream_offset(&self, r: &SegmentRef) -> Option<u64> {
+        self.chunk_of(r).map(|c| c.start + u64::from(r.offset))
     }
 
     /// Bytes that the frame of this segment takes; zero when its chunk is gone.

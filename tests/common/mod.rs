@@ -41,6 +41,8 @@ impl TestServer {
             sim: None,
             partial_ttl: None,
             quota_bytes: None,
+            trace: None,
+            watch: Default::default(),
         };
         change(&mut options);
         let server = Server::bind(options).expect("a free port on loopback");

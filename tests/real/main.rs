@@ -3,6 +3,8 @@
 //! Every test has a server of its own on a free port, and a directory of its own. Tests that need root or a tool
 //! that is not there say `SKIPPED: ...` and count as skipped in the summary of `ci.sh`.
 
+mod browser;
+mod copy;
 mod crowd;
 mod disk;
 mod echo;
@@ -15,5 +17,8 @@ mod quota;
 mod restart;
 mod rules;
 mod serving;
+mod sshd;
 mod support;
 mod transfer;
+mod watching;
+mod wireshark;

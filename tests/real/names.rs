@@ -27,7 +27,7 @@ fn set(path: &Path, mode: u32, mtime: SystemTime) {
 }
 
 /// The sources of this program, among things with odd names.
-fn odd_tree(root: &Path) {
+pub(crate) fn odd_tree(root: &Path) {
     fs::create_dir(root).expect("made");
     copy_tree(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &root.join("src"));
     let long = "n".repeat(255);

@@ -46,14 +46,7 @@ footer{margin-top:3rem;color:var(--soft);font-size:.9rem}
 /// # Errors
 /// What the drawing library says; none is known.
 pub fn page(title: &str, sweeps: &[Sweep]) -> Result<String, String> {
-    let title = escape(title);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         img-src data:\">\n<link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
-    );
+    let mut out = head(title, "", "bench");
     for sweep in sweeps {
         section(&mut out, sweep)?;
     }
@@ -65,6 +58,18 @@ pub fn page(title: &str, sweeps: &[Sweep]) -> Result<String, String> {
         env!("CARGO_PKG_VERSION")
     );
     Ok(out)
+}
+
+/// Everything down to the heading, with this style beside the common one.
+pub(in crate::cli) fn head(title: &str, style: &str, class: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         img-src data:\">\n<link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n\
+         <style>\n{STYLE}{style}</style>\n</head>\n<body class=\"{class}\">\n<h1>{title}</h1>\n"
+    )
 }
 
 fn section(out: &mut String, sweep: &Sweep) -> Result<(), String> {
@@ -188,7 +193,7 @@ fn places(sweep: &Sweep) -> Vec<f64> {
 }
 
 /// The unit in which a chart's largest rate is easy to read.
-fn rate_unit(most: f64) -> (f64, &'static str) {
+pub(in crate::cli) fn rate_unit(most: f64) -> (f64, &'static str) {
     match most {
         m if m >= 1e9 => (1e9, "Gbit/s"),
         m if m >= 1e6 => (1e6, "Mbit/s"),
@@ -218,7 +223,7 @@ fn rows(out: &mut String, sweep: &Sweep) {
 }
 
 /// Text that may hold anything, inside an element.
-fn escape(text: &str) -> String {
+pub(in crate::cli) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in crate::cli::text::one_line(text).chars() {
         match c {

@@ -61,6 +61,11 @@ pub struct Chart {
     pub mark: Option<(f64, String)>,
 }
 
+/// Inside HTML the element needs no name space, and an address in the page would look like a reference.
+pub(in crate::cli) fn inline_svg(svg: &str) -> String {
+    svg.replacen(" xmlns=\"http://www.w3.org/2000/svg\"", " role=\"img\"", 1)
+}
+
 /// An x axis with ticks exactly where the values are.
 #[derive(Clone)]
 struct Ticks {
@@ -94,8 +99,7 @@ impl Chart {
     pub fn svg(&self) -> Result<String, String> {
         let mut svg = String::new();
         self.draw(&mut svg).map_err(|error| error.to_string())?;
-        // Inside HTML the element needs no name space, and an address in the page would look like a reference.
-        Ok(svg.replacen(" xmlns=\"http://www.w3.org/2000/svg\"", " role=\"img\"", 1))
+        Ok(inline_svg(&svg))
     }
 
     fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error + '_>> {

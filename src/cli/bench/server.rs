@@ -63,6 +63,7 @@ impl Uplink {
             dest: None,
             sim: None,
             retries: 0,
+            trace: None,
         };
         let path = std::env::temp_dir().join(format!("fulmar-bench-{}", &key::generate()?[..16]));
         let signal = signals::install(Some(path.clone()))?;
@@ -100,6 +101,7 @@ impl Uplink {
             dest: None,
             sim: None,
             retries: 0,
+            trace: None,
         };
         let mut progress = Progress::new("bench", self.output);
         progress.phase(&format!("{}: connecting to {}", setting.label, self.authority()));

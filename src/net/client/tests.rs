@@ -13,6 +13,7 @@ fn options(remotes: &[&str]) -> ClientOptions {
         dest: None,
         sim: None,
         retries: 0,
+        trace: None,
     }
 }
 

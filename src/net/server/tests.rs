@@ -14,6 +14,8 @@ fn options(listen: &str, dir: &std::path::Path) -> ServerOptions {
         sim: None,
         partial_ttl: None,
         quota_bytes: None,
+        trace: None,
+        watch: WatchOptions::default(),
     }
 }
 

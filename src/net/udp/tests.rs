@@ -187,16 +187,22 @@ fn the_memory_of_local_addresses_is_bounded() {
     let mut ips = LocalIps::new(true);
     let ip = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let remote = |i: usize| SocketAddr::from(([10, 0, (i >> 8) as u8, i as u8], 1));
-    for i in 0..=MAX_LOCAL_IPS {
+    let peer = SocketAddr::from(([10, 9, 9, 9], 1));
+    for i in 0..=2 * MAX_LOCAL_IPS {
         ips.learn(remote(i), ip);
-        assert!(ips.by_remote.len() <= MAX_LOCAL_IPS);
+        assert!(ips.by_remote.len() <= MAX_LOCAL_IPS && ips.older.len() <= MAX_LOCAL_IPS);
         assert_eq!(ips.get(remote(i)), ip);
+        // Whoever is heard of now and then stays.
+        if i % 4000 == 0 {
+            ips.learn(peer, ip);
+        }
+        assert_eq!(ips.get(peer), ip);
     }
     assert_eq!(ips.get(remote(0)), None);
     ips.learn(remote(0), Some(IpAddr::V4(Ipv4Addr::BROADCAST)));
     assert_eq!(ips.get(remote(0)), None);
-    ips.forget(remote(MAX_LOCAL_IPS));
-    assert_eq!(ips.get(remote(MAX_LOCAL_IPS)), None);
+    ips.forget(remote(2 * MAX_LOCAL_IPS));
+    assert_eq!(ips.get(remote(2 * MAX_LOCAL_IPS)), None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::arq::rangeset::RangeSet;
+use crate::session::event::Event;
 use crate::transfer::sender::MAX_UNRESOLVED;
 use std::collections::HashMap;
 
@@ -201,4 +202,22 @@ fn the_manifest_has_a_window() {
     assert_eq!(announced, MAX_UNRESOLVED);
     assert!(s.handle_message(Message::Result { file: FileId(5), result: Ok(None) }));
     assert_eq!(work(&mut s), 1);
+}
+
+#[test]
+fn a_result_without_the_digest_of_the_source_is_no_success() {
+    for (read_whole, digest) in [(false, None), (false, Some([7; 32])), (true, None), (true, Some([7; 32]))] {
+        let budget = if read_whole { 1 << 20 } else { 1 };
+        let mut s = Source::new(&[(b"f", bytes(1, 30_000, false))], 10_000, Compression::None, budget);
+        s.work();
+        assert!(s.sender.handle_message(Message::Result { file: FileId(0), result: Ok(digest) }), "no lie");
+        let mut events = std::iter::from_fn(|| s.sender.poll_event());
+        let failed = events.any(|e| match e {
+            Event::EntryFinished { error, .. } => {
+                error.is_some_and(|e| e.kind == StoreErrorKind::DigestMismatch)
+            }
+            _ => false,
+        });
+        assert!(failed, "read whole: {read_whole}, digest: {}", digest.is_some());
+    }
 }

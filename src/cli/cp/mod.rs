@@ -1,0 +1,452 @@
+//! Role: `fulmar cp`: copies between here and a host that ssh reaches, the files over UDP.
+//! Owns: the course of one copy: ssh, the answer of the other side, the transfer, the way out when UDP is blocked.
+//! Implements: `fulmar cp --help`, docs/SSH.md.
+
+pub mod args;
+pub mod channel;
+pub mod expand;
+pub mod grammar;
+pub mod place;
+pub mod remote;
+pub mod ssh;
+
+use super::client::{self, Results};
+use super::exit::{self, Failure};
+use super::options::{self, Output};
+use super::progress::Progress;
+use super::report::{Ended, FileResult, Report};
+use super::{key, signals, text, trace};
+use crate::endpoint::config::{EndpointConfig, Secret, SessionConfig};
+use crate::impair::Spec;
+use crate::net::client::ClientOptions;
+use crate::session::event::{CloseReason, Direction};
+use crate::transfer::Request;
+use crate::transfer::job::{Compression, DEFAULT_ZSTD_LEVEL, Dest, Overwrite, SourceRoot, StoreError};
+use args::{CpArgs, Fallback};
+use channel::{Ask, Bytes, LinkWishes, Ready, Work};
+use grammar::{Host, Plan};
+use place::Shape;
+use ssh::{Ssh, SshLine};
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// How long UDP may take to get through. Hellos are repeated from 100 ms on, so some ten of them are tried; with ssh's
+/// own set-up the user hears of a firewall within ten seconds.
+const UDP_WAIT: Duration = Duration::from_secs(5);
+/// How long the other side waits beyond that, for the way over ssh's stream.
+const SPARE_WAIT: Duration = Duration::from_secs(60);
+
+/// The checked options of one copy.
+struct Copy<'a> {
+    args: &'a CpArgs,
+    output: Output,
+    overwrite: Overwrite,
+    session: SessionConfig,
+    sim: Option<Spec>,
+    ports: Option<(u16, u16)>,
+    host: Host,
+}
+
+/// What moves, once both sides have looked at it.
+struct Job {
+    request: Request,
+    roots: Vec<SourceRoot>,
+    dest: Option<(PathBuf, Dest)>,
+    /// See `SessionConfig::only_roots`.
+    only_roots: Option<Arc<BTreeSet<Vec<u8>>>>,
+}
+
+/// Runs it; the exit code.
+pub fn run(args: &CpArgs) -> Result<u8, Failure> {
+    let (sources, dest) = options::split_last("cp", "SRC... and DEST", &args.paths)?;
+    let plan = grammar::plan(sources, dest)?;
+    let (Plan::Upload { host, .. } | Plan::Download { host, .. }) = &plan;
+    let copy = Copy::new(args, host.clone())?;
+    match &plan {
+        Plan::Upload { sources, dest, .. } => copy.upload(sources, dest),
+        Plan::Download { sources, dest, .. } => copy.download(sources, dest),
+    }
+}
+
+impl<'a> Copy<'a> {
+    fn new(args: &'a CpArgs, host: Host) -> Result<Self, Failure> {
+        let link = link_args(args)?;
+        let mut session = options::client_session(&link, &args.connect, &args.chunk)?;
+        if args.compress_always {
+            session.compress = Compression::Zstd(DEFAULT_ZSTD_LEVEL);
+        }
+        if args.connect.connect_timeout.is_none() {
+            session.connect_timeout = UDP_WAIT;
+        }
+        let overwrite = match &args.overwrite {
+            None => Overwrite::Always,
+            Some(when) => {
+                let given = super::args::OverwriteArgs { overwrite: Some(when.clone()), no_resume: false };
+                options::overwrite(&given)?
+            }
+        };
+        // A file that cannot be written is told before anybody logs in.
+        trace::open(args.link.trace.as_deref(), false)?;
+        Ok(Self {
+            args,
+            output: Output::new(&args.output),
+            overwrite,
+            session,
+            sim: options::link_sim(&args.link)?,
+            ports: args.ssh.port_range.as_deref().map(port_range).transpose()?,
+            host,
+        })
+    }
+
+    fn upload(&self, sources: &[OsString], dest: &[u8]) -> Result<u8, Failure> {
+        let start = client::now();
+        let mut report = Report::new("cp", self.output);
+        let mut found = Vec::new();
+        for source in sources {
+            match remote::usable(source, self.args.recursive) {
+                Ok(usable) => found.push(usable),
+                Err(error) => fail(&mut report, source.as_bytes(), &error),
+            }
+        }
+        if found.is_empty() {
+            return Ok(report.finish(&Ended::without_session(start)));
+        }
+        let shape = remote::shape_of(&found, sources.len());
+        let work = Work::Receive {
+            dest: dest.into(),
+            shape,
+            overwrite: self.overwrite == Overwrite::Always,
+            no_resume: self.args.no_resume,
+        };
+        let (ssh, ready, key) = match self.reach(work) {
+            Ok(reached) => reached,
+            // The report may name sources already.
+            Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
+        };
+        let roots: Vec<SourceRoot> = found.into_iter().map(|source| source.root).collect();
+        // Each of these must be heard of again; the contents of a directory may be nothing at all.
+        let named = roots.iter().filter(|root| !root.name.is_empty()).count() as u64;
+        let unsent = report.totals.failed;
+        // The other side knows where to; of the request only its kind counts.
+        let request = Request::Put {
+            dest: Vec::new(),
+            into_dir: true,
+            overwrite: self.overwrite,
+            no_resume: self.args.no_resume,
+        };
+        let job = Job { request, roots, dest: None, only_roots: None };
+        let ended = self.transfer(ssh, &ready, &key, job, &mut report);
+        let heard = report.totals.ok + report.totals.dirs + report.totals.failed - unsent;
+        if ended.is_done() && heard < named {
+            let message =
+                format!("only {heard} of {named} sources were confirmed: run the same command again");
+            let error = StoreError { kind: crate::transfer::job::StoreErrorKind::Io, message };
+            report.failed(FileResult::default(), &error);
+        }
+        Ok(report.finish(&ended))
+    }
+
+    fn download(&self, sources: &[Vec<u8>], dest: &OsStr) -> Result<u8, Failure> {
+        let start = client::now();
+        // What cannot be written to is known before anybody logs in; what is copied there may still change it.
+        let guess = Shape { several: sources.len() > 1, contents: false, dir: self.args.recursive };
+        place::place(Path::new(dest), guess, self.overwrite, self.args.no_resume)?;
+        let work = Work::Send {
+            sources: sources.iter().map(|source| Bytes::from(source.as_slice())).collect(),
+            recursive: self.args.recursive,
+        };
+        let (ssh, ready, key) = self.reach(work)?;
+        let mut report = Report::new("cp", self.output);
+        for failed in &ready.failed {
+            fail(&mut report, failed.path.as_slice(), &failed.error());
+        }
+        if ready.names.is_empty() {
+            ssh.finish();
+            return Ok(report.finish(&Ended::without_session(start)));
+        }
+        let only_roots = match self.asked_for(sources, &ready.names) {
+            Ok(only_roots) => only_roots,
+            Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
+        };
+        let placed = place::place(Path::new(dest), ready.shape, self.overwrite, self.args.no_resume);
+        let dest = match placed {
+            Ok(placed) => placed,
+            Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
+        };
+        let request = Request::Get {
+            // The other side knows what.
+            paths: Vec::new(),
+            compress: self.session.compress,
+            chunk_size: self.session.chunk_size,
+        };
+        let job = Job { request, roots: Vec::new(), dest: Some(dest), only_roots };
+        let ended = self.transfer(ssh, &ready, &key, job, &mut report);
+        Ok(report.finish(&ended))
+    }
+
+    /// The names that may come: those that the other side has found, if they are what was asked for. A host that is
+    /// not what it was must not slip a `.bashrc` into the directory that a copy of something else goes to.
+    fn asked_for(
+        &self,
+        sources: &[Vec<u8>],
+        names: &[Bytes],
+    ) -> Result<Option<Arc<BTreeSet<Vec<u8>>>>, Failure> {
+        let mut roots = BTreeSet::new();
+        for name in names.iter().map(Bytes::as_slice) {
+            if !sources.iter().any(|source| expand::may_bring(source, name)) {
+                let shown = text::bytes(name);
+                let message =
+                    format!("{} offers `{shown}`, which was not asked for: nothing is copied", self.name());
+                return Err(Failure::new(exit::OTHER, message));
+            }
+            if name.is_empty() {
+                // The contents of a directory: their names are for the other side to choose.
+                return Ok(None);
+            }
+            roots.insert(name.to_vec());
+        }
+        Ok(Some(Arc::new(roots)))
+    }
+
+    /// Starts the other side and tells it what to do. The key is made for this copy.
+    fn reach(&self, work: Work) -> Result<(Ssh, Ready, Zeroizing<String>), Failure> {
+        let family = match (self.args.connect.ipv4, self.args.connect.ipv6) {
+            (true, _) => Some("-4"),
+            (_, true) => Some("-6"),
+            _ => None,
+        };
+        let verbose = self.args.output.verbosity.verbose;
+        let line = SshLine::new(&self.args.ssh, &self.host, family, verbose)?;
+        let key = key::generate()?;
+        let link = link_args(self.args)?;
+        let ask = Ask {
+            version: channel::VERSION,
+            key: key.to_string(),
+            work,
+            ports: self.ports,
+            ipv4: self.args.connect.ipv4,
+            ipv6: self.args.connect.ipv6,
+            wait_ms: (self.session.connect_timeout + SPARE_WAIT).as_millis() as u64,
+            link: LinkWishes {
+                limit: link.limit,
+                window: link.window,
+                cc: link.cc,
+                rate: link.rate,
+                timeout: link.timeout,
+            },
+        };
+        let mut ssh = Ssh::start(&line, &self.host, self.output.quiet, verbose > 1)?;
+        let ready = ssh.ask(&ask)?;
+        log::info!("the other side is ready on UDP port {}", ready.port);
+        Ok((ssh, ready, key))
+    }
+
+    /// Moves the files: over UDP or, if that does not get through and the user wants it, over ssh's stream.
+    fn transfer(&self, mut ssh: Ssh, ready: &Ready, key: &str, job: Job, report: &mut Report) -> Ended {
+        let signal = match signals::install(None) {
+            Ok(signal) => signal,
+            Err(failure) => return Ended::before_start(failure),
+        };
+        let start = client::now();
+        let mut results = OnceEach { report, failed: HashSet::new() };
+        let (remotes, proxied) = ssh.addresses(&self.host, ready.port, ready.address);
+        let remotes = self.of_family(remotes);
+        let mut ended = if remotes.is_empty() {
+            let failure = Failure::new(exit::UNREACHABLE, "");
+            Ended::before_start(failure)
+        } else {
+            let host = format!("{} (UDP port {})", self.name(), ready.port);
+            let progress = Progress::new("cp", self.output);
+            match self.options(key, &job, remotes.clone()) {
+                Ok(options) => client::run(options, &host, signal.clone(), &mut results, progress),
+                Err(failure) => Ended::before_start(failure),
+            }
+        };
+        if self.is_blocked(&ended, &remotes) {
+            if self.args.ssh.fallback == Fallback::Ssh {
+                if !self.output.quiet {
+                    let blocked = self.blocked(&remotes, ready.port, proxied);
+                    exit::complain(&format!("{blocked}; copying over ssh instead"));
+                }
+                ended = self.over_ssh(&mut ssh, key, &job, signal, &mut results);
+            } else {
+                let blocked = self.blocked(&remotes, ready.port, proxied);
+                let message = format!("{blocked}; {}", self.way_out());
+                ended.outcome = Err(Failure::new(exit::UNREACHABLE, message));
+            }
+        } else {
+            self.explain_loss(&mut ssh, &mut ended);
+        }
+        ended.elapsed = client::now().saturating_duration_since(start);
+        ssh.finish();
+        ended
+    }
+
+    fn over_ssh(
+        &self,
+        ssh: &mut Ssh,
+        key: &str,
+        job: &Job,
+        signal: Arc<AtomicI32>,
+        results: &mut dyn Results,
+    ) -> Ended {
+        // The end of ssh is not a signal to this process: it is told by its own number, and looked for below.
+        let ended_by_ssh = Arc::new(AtomicI32::new(0));
+        let ready =
+            ssh.stream(ended_by_ssh).and_then(|stream| Ok((stream, self.options(key, job, Vec::new())?)));
+        let (stream, options) = match ready {
+            Ok(ready) => ready,
+            Err(failure) => return Ended::before_start(failure),
+        };
+        let progress = Progress::new("cp", self.output);
+        let mut ended = client::run_over_stream(stream, options, &self.name(), signal, results, progress);
+        self.explain_loss(ssh, &mut ended);
+        ended
+    }
+
+    fn options(&self, key: &str, job: &Job, remotes: Vec<SocketAddr>) -> Result<ClientOptions, Failure> {
+        let mut endpoint = EndpointConfig::new(Secret::Key(Zeroizing::new(key.as_bytes().to_vec())));
+        endpoint.session = SessionConfig { only_roots: job.only_roots.clone(), ..self.session.clone() };
+        Ok(ClientOptions {
+            remotes,
+            endpoint,
+            request: job.request.clone(),
+            roots: job.roots.clone(),
+            dest: job.dest.clone(),
+            sim: self.sim.clone(),
+            retries: options::retries(&self.args.connect)?,
+            // A second attempt writes it anew.
+            trace: trace::open(self.args.link.trace.as_deref(), false)?,
+        })
+    }
+
+    fn of_family(&self, mut remotes: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let connect = &self.args.connect;
+        remotes.retain(|remote| !(connect.ipv4 && remote.is_ipv6() || connect.ipv6 && remote.is_ipv4()));
+        remotes
+    }
+
+    fn name(&self) -> String {
+        text::bytes(self.host.name.as_bytes())
+    }
+
+    /// Nothing came back from any address.
+    fn is_blocked(&self, ended: &Ended, remotes: &[SocketAddr]) -> bool {
+        if ended.connected || ended.signal.is_some() {
+            return false;
+        }
+        remotes.is_empty()
+            || matches!(&ended.outcome, Ok(outcome) if matches!(outcome.reason, CloseReason::Unreachable { .. }))
+    }
+
+    /// Why UDP did not get through, without what to do.
+    fn blocked(&self, remotes: &[SocketAddr], port: u16, proxied: bool) -> String {
+        let name = self.name();
+        if remotes.is_empty() {
+            return format!("{name} has no address that UDP could be sent to from here");
+        }
+        let addresses: Vec<String> =
+            remotes.iter().map(|remote| text::bytes(remote.ip().to_string().as_bytes())).collect();
+        let through = if proxied { " (ssh goes through another host, UDP cannot)" } else { "" };
+        format!(
+            "no answer by UDP from {} port {port} within {}{through}",
+            addresses.join(" or "),
+            crate::units::format_duration(self.session.connect_timeout)
+        )
+    }
+
+    /// What can be done about it.
+    fn way_out(&self) -> String {
+        let ports = match self.ports {
+            Some((first, last)) => format!("open UDP ports {first}-{last} in the firewalls on the way"),
+            None => {
+                "open some UDP ports in the firewalls on the way and name them with --port-range A-B".into()
+            }
+        };
+        format!("{ports}, or copy over ssh with --fallback ssh")
+    }
+
+    /// The peer is gone because ssh is: then its words are the reason.
+    fn explain_loss(&self, ssh: &mut Ssh, ended: &mut Ended) {
+        let lost = matches!(
+            &ended.outcome,
+            Ok(outcome) if matches!(
+                outcome.reason,
+                CloseReason::PeerClosed(_) | CloseReason::TimedOut { .. } | CloseReason::Unreachable { .. }
+            )
+        );
+        if lost
+            && ended.signal.is_none()
+            && let Some(last) = ssh.ended_with()
+        {
+            let message = format!(
+                "the ssh connection to {} ended during the copy: {last}; run the same command again to go on",
+                self.name()
+            );
+            ended.outcome = Err(Failure::new(exit::UNREACHABLE, message));
+        }
+    }
+}
+
+/// Passes results on; an error that an earlier attempt has told is not told again.
+struct OnceEach<'a> {
+    report: &'a mut Report,
+    failed: HashSet<Vec<u8>>,
+}
+
+impl Results for OnceEach<'_> {
+    fn entry(&mut self, direction: Direction, file: FileResult, error: Option<&StoreError>) {
+        if error.is_some() && !self.failed.insert(file.path.clone()) {
+            return;
+        }
+        self.report.entry(direction, file, error);
+    }
+}
+
+fn fail(report: &mut Report, path: &[u8], error: &StoreError) {
+    report.failed(FileResult { path: path.to_vec(), ..FileResult::default() }, error);
+}
+
+/// The link's options, with `-l` among them.
+fn link_args(args: &CpArgs) -> Result<super::args::LinkArgs, Failure> {
+    let mut link = args.link.clone();
+    if let Some(limit) = &args.kbit {
+        let bare = !limit.is_empty() && limit.bytes().all(|b| b.is_ascii_digit());
+        link.limit = Some(if bare { format!("{limit}kbit") } else { limit.clone() });
+    }
+    Ok(link)
+}
+
+/// `A-B` or one port.
+fn port_range(given: &str) -> Result<(u16, u16), Failure> {
+    let (first, last) = given.split_once('-').unwrap_or((given, given));
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0 && !text.starts_with('+'));
+    match (port(first), port(last)) {
+        (Some(first), Some(last)) if first <= last => Ok((first, last)),
+        _ => Err(Failure::usage(format!(
+            "--port-range: `{}` is no range of ports: write it as in 60000-60010",
+            text::bytes(given.as_bytes())
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(port_range("60000-60010"), Ok((60_000, 60_010)));
+        assert_eq!(port_range("7"), Ok((7, 7)));
+        for bad in ["", "-", "0", "0-5", "5-4", "1-65536", "+1-2", "a-b", "1-2-3", "1 - 2"] {
+            assert_eq!(port_range(bad).expect_err(bad).exit_code, 2);
+        }
+    }
+}
