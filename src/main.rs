@@ -1,15 +1,16 @@
 //! The `fulmar` binary: parse, start logging, run, print the one error line, return the exit code.
 
-use clap::Parser;
-use fulmar::cli::{self, args::Cli, exit, json, terminal};
+use fulmar::cli::config::{self, Refused};
+use fulmar::cli::{self, exit, json, terminal};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let command = match Cli::try_parse_from(&arguments) {
-        Ok(cli) => cli.command,
-        Err(error) => return ExitCode::from(cli::refuse(&error, &arguments)),
+    let command = match config::parse(&arguments) {
+        Ok(command) => command,
+        Err(Refused::Usage(error)) => return ExitCode::from(cli::refuse(&error, &arguments)),
+        Err(Refused::Layer(failure)) => return ExitCode::from(cli::refuse_layer(&failure, &arguments)),
     };
     let verbosity = command.verbosity();
     terminal::init_logging(command.log_level(), verbosity.verbose, verbosity.quiet);

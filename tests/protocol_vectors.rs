@@ -10,6 +10,7 @@ use fulmar::transfer::job::{
     BeginEntry, ChunkCodec, Compression, EntryKind, FileId, Inline, Meta, Overwrite, StoreError,
     StoreErrorKind,
 };
+use fulmar::transfer::sync::{Compare, Delete, Offer, PatternKind, SyncOptions};
 use fulmar::transfer::{DEFAULT_CHUNK_SIZE, Request};
 use fulmar::wire::Cid;
 use fulmar::wire::buf::Reader;

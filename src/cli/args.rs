@@ -2,6 +2,7 @@
 //! Owns: nothing.
 //! Implements: `fulmar --help`, which is the manual.
 
+use super::sync::SyncArgs;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -41,9 +42,10 @@ Exit codes:
   143  ended by SIGTERM (serve: 0)
 With several files the others go on when one fails; the highest code wins.
 
-Environment: FULMAR_KEY_FILE (see above), RUST_LOG (as in fulmar=debug),
-FULMAR_KEYLOG (a file to which the secrets of sessions are appended, so that
-Wireshark can decrypt them: for studies only).";
+Environment: FULMAR_KEY_FILE (see above); every other option likewise, as in
+FULMAR_LIMIT=20mbit; FULMAR_CONFIG (see fulmar config --help); RUST_LOG (as in
+fulmar=debug); FULMAR_KEYLOG (a file to which the secrets of sessions are
+appended, so that Wireshark can decrypt them: for studies only).";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
@@ -65,6 +67,8 @@ Examples:
   fulmar put a b dir server.org/in/      into in/, which is made when missing
   fulmar put . server.org/in/            the contents of this directory
   fulmar put --limit 20mbit --json a.iso [2001:db8::1]:9000
+  fulmar put --update dir server.org     only what is new or differs
+  tar c . | fulmar put - server.org/x.tar
 
 Sources work as with cp -r: `dir` and `dir/` copy the directory itself; `.`,
 `..`, `/` and `dir/.` copy the contents. A symbolic link named as SRC is
@@ -77,6 +81,8 @@ Examples:
   fulmar get server.org/dir out/         to out/dir; out is made when missing
   fulmar get server.org/ mirror/         everything that is served
   fulmar get h/a h/b h/c out/            several paths of one server
+  fulmar get --update -n h/dir out/      what would come that is new or differs
+  fulmar get server.org/x.tar - | tar x  to stdout; summary and --json to stderr
 
 If DEST is an existing directory, or has a trailing slash, what is got goes
 inside; else DEST is its new name. Nothing is ever written outside DEST,
@@ -143,6 +149,29 @@ Examples:
   fulmar completions bash > ~/.local/share/bash-completion/completions/fulmar
   fulmar completions zsh > ~/.zfunc/_fulmar       (a directory in your fpath)
   fulmar completions fish > ~/.config/fish/completions/fulmar.fish";
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  fulmar config show                     of put
+  fulmar config show serve
+  fulmar config show put big.iso lab     with what [host.lab] says
+  fulmar config show --json get --limit 1mbit lab/x .
+
+The file is $XDG_CONFIG_HOME/fulmar/config.toml (~/.config by default), or the
+one that FULMAR_CONFIG names:
+
+  [defaults]                      # put, get, ls, echo, cp
+  limit = \"20mbit\"
+  exclude = [\"*.o\", \"*.tmp\"]
+
+  [serve]                         # one command
+  max-sessions = 50
+
+  [host.lab]                      # fulmar put x lab
+  address = \"lab.example.org:9000\"
+  key-file = \"~/lab.key\"
+
+Every option has a variable too: --chunk-size is FULMAR_CHUNK_SIZE. The command
+line wins over the variable, then come host, command and defaults.";
 
 /// fulmar moves files over UDP across links that lose, corrupt, delay and reorder packets, at the speed of the link.
 #[derive(Debug, Parser)]
@@ -195,6 +224,9 @@ pub enum Command {
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man(ManArgs),
+    /// Say which value every option has, and where it comes from
+    #[command(after_help = CONFIG_EXAMPLES)]
+    Config(super::config::show::ConfigArgs),
 }
 
 /// Where the shared secret comes from.
@@ -361,6 +393,9 @@ pub struct ServeArgs {
     /// Refuse everything that writes: put and echo
     #[arg(long, help_heading = "Limits")]
     pub read_only: bool,
+    /// Let clients remove what their source lacks (put --delete)
+    #[arg(long, conflicts_with = "read_only", help_heading = "Limits")]
+    pub allow_delete: bool,
     /// Refuse to impair the way back of an echo
     #[arg(long, help_heading = "Limits")]
     pub no_echo_sim: bool,
@@ -384,6 +419,9 @@ pub struct PutArgs {
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,
+    /// Comparing first.
+    #[command(flatten)]
+    pub sync: SyncArgs,
     /// Chunks.
     #[command(flatten)]
     pub chunk: ChunkArgs,
@@ -410,6 +448,9 @@ pub struct GetArgs {
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,
+    /// Comparing first.
+    #[command(flatten)]
+    pub sync: SyncArgs,
     /// Chunks.
     #[command(flatten)]
     pub chunk: ChunkArgs,

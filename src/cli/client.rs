@@ -15,6 +15,7 @@ use crate::net::stream::StreamPipe;
 use crate::session::event::{Direction, Event, Stats};
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, EntryKind, FileId, SourceEntry, SourceRoot, StoreError};
+use crate::transfer::sync::SyncOptions;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,22 @@ use std::time::Instant;
 pub trait Results {
     /// An entry is done (`error` is `None`) or failed.
     fn entry(&mut self, direction: Direction, file: FileResult, error: Option<&StoreError>);
+    /// An entry is there already, equal.
+    fn unchanged(&mut self, path: &[u8], kind: EntryKind, bytes: u64) {
+        let _ = (path, kind, bytes);
+    }
+    /// A dry run: this file would go.
+    fn planned(&mut self, path: &[u8], bytes: u64) {
+        let _ = (path, bytes);
+    }
+    /// The source lacks it: it was removed, or would be.
+    fn removed(&mut self, path: &[u8], kind: EntryKind) {
+        let _ = (path, kind);
+    }
+    /// Nothing more is removed.
+    fn removal_failed(&mut self, error: &StoreError) {
+        let _ = error;
+    }
     /// An entry of a listing.
     fn listed(&mut self, entry: &SourceEntry) {
         let _ = entry;
@@ -37,6 +54,22 @@ impl Results for Report {
             None => self.done(file),
             Some(error) => self.failed(file, error),
         }
+    }
+
+    fn unchanged(&mut self, path: &[u8], kind: EntryKind, bytes: u64) {
+        self.found_unchanged(path, kind, bytes);
+    }
+
+    fn removed(&mut self, path: &[u8], kind: EntryKind) {
+        self.was_removed(path, kind);
+    }
+
+    fn removal_failed(&mut self, error: &StoreError) {
+        self.not_removed(&error.message);
+    }
+
+    fn planned(&mut self, path: &[u8], bytes: u64) {
+        self.would_go(path, EntryKind::File, bytes);
     }
 }
 
@@ -71,6 +104,12 @@ impl Setup {
         let (roots, dest) = (Vec::new(), None);
         let options = ClientOptions { remotes, endpoint, request, roots, dest, sim, retries, trace };
         Ok(Self { target, options })
+    }
+
+    /// The same, with these wishes.
+    pub fn with_sync(mut self, sync: SyncOptions) -> Self {
+        self.options.endpoint.session.sync = sync;
+        self
     }
 
     /// Runs the request to its end, with signal handlers in place.
@@ -177,6 +216,10 @@ impl Observer for Watcher<'_> {
                 };
                 self.results.entry(*direction, result, error.as_ref());
             }
+            Event::EntryUnchanged { path, kind, bytes, .. } => self.results.unchanged(path, *kind, *bytes),
+            Event::EntryPlanned { path, bytes, .. } => self.results.planned(path, *bytes),
+            Event::EntryRemoved { path, kind, .. } => self.results.removed(path, *kind),
+            Event::RemovalFailed(error) => self.results.removal_failed(error),
             Event::Listed(entry) => self.results.listed(entry),
             _ => {}
         }

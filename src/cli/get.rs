@@ -10,14 +10,17 @@ use super::options::{self, Output};
 use super::paths;
 use super::progress::Progress;
 use super::report::Report;
+use super::{sync, terminal};
 use crate::transfer::Request;
+use crate::transfer::job::{Dest, Location, Overwrite};
+use crate::transfer::sync::SyncOptions;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Runs it; the exit code.
 pub fn run(args: &GetArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
-    let overwrite = options::overwrite(&args.overwrite)?;
+    let (mut sync, overwrite) = sync::options(&args.sync, &args.overwrite)?;
     let (sources, dest) = options::split_last("get", "HOST[:PORT]/PATH... and DEST", &args.paths)?;
     let (target, wanted) = targets(sources)?;
     let session = options::client_session(&args.link, &args.connect, &args.chunk)?;
@@ -25,14 +28,44 @@ pub fn run(args: &GetArgs) -> Result<u8, Failure> {
     let several = wanted.len() > 1;
     // The whole of what is served has no name of its own.
     let into_dir = several || wanted.iter().any(Vec::is_empty);
-    let mut dest = paths::destination(Path::new(dest), several, into_dir, overwrite)?;
-    dest.1.no_resume = args.overwrite.no_resume;
+    sync::widen_delete(&mut sync, wanted.iter().any(Vec::is_empty));
+    let dest = if dest == "-" {
+        stdout_dest(into_dir, &sync)?
+    } else {
+        let mut dest = paths::destination(Path::new(dest), several, into_dir, overwrite)?;
+        dest.1.no_resume = args.overwrite.no_resume;
+        dest
+    };
 
     let request = Request::Get { paths: wanted, compress: session.compress, chunk_size: session.chunk_size };
-    let setup = Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key)?;
     let mut report = Report::new("get", output);
+    report.dry_run = sync.dry_run;
+    let setup = Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key)?.with_sync(sync);
     let ended = setup.run(request, Vec::new(), Some(dest), &mut report, Progress::new("get", output));
     Ok(report.finish(&ended))
+}
+
+/// Standard output: one file, and what is told besides goes to stderr.
+fn stdout_dest(into_dir: bool, sync: &SyncOptions) -> Result<(PathBuf, Dest), Failure> {
+    if into_dir {
+        return Err(Failure::usage(
+            "- (standard output) takes one file: name one, as in `fulmar get HOST/x.tar -`",
+        ));
+    }
+    if sync.offers() {
+        return Err(Failure::usage(
+            "--update, --checksum and --dry-run cannot tell anything about - (standard output): leave them out",
+        ));
+    }
+    terminal::give_up_stdout();
+    let dest = Dest {
+        location: Location::Stream,
+        into_dir: false,
+        overwrite: Overwrite::Always,
+        no_resume: true,
+        name_prefix: Vec::new(),
+    };
+    Ok((PathBuf::new(), dest))
 }
 
 /// The one server, and the paths wanted from it.

@@ -29,6 +29,8 @@ struct FileObject {
     #[serde(skip_serializing_if = "Option::is_none")]
     resumed_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_sha256: Option<String>,
@@ -49,6 +51,9 @@ struct FileObject {
 struct Tail<'a> {
     files_ok: u64,
     files_failed: u64,
+    files_unchanged: u64,
+    files_planned: u64,
+    files_removed: u64,
     bytes: u64,
     elapsed_s: f64,
     goodput_bits_per_sec: u64,
@@ -89,6 +94,7 @@ impl Spool {
             kind: Some(kind_name(file.kind)).filter(|_| file.kind != EntryKind::File),
             bytes: file.bytes,
             resumed_bytes: Some(file.resumed_bytes).filter(|bytes| *bytes > 0),
+            action: None,
             sha256: file.sha256.as_ref().map(|d| text::hex(d)),
             server_sha256: file.server_sha256.as_ref().map(|d| text::hex(d)),
             received_sha256: file.received_sha256.as_ref().map(|d| text::hex(d)),
@@ -96,6 +102,25 @@ impl Spool {
             mtime_s: None,
             target: None,
             error: file.error.as_ref().map(|e| text::one_line(e)),
+        });
+    }
+
+    /// Adds an entry that was not moved: it is `unchanged`, or a dry run would `send` or `make` it.
+    pub fn add_action(&mut self, path: &[u8], kind: EntryKind, bytes: u64, action: &'static str) {
+        self.add(&FileObject {
+            path: String::from_utf8_lossy(path).into_owned(),
+            path_b64: exact(path),
+            kind: Some(kind_name(kind)).filter(|_| kind != EntryKind::File),
+            bytes,
+            resumed_bytes: None,
+            action: Some(action),
+            sha256: None,
+            server_sha256: None,
+            received_sha256: None,
+            mode: None,
+            mtime_s: None,
+            target: None,
+            error: None,
         });
     }
 
@@ -108,6 +133,7 @@ impl Spool {
             kind: Some(kind_name(entry.kind)),
             bytes: entry.size,
             resumed_bytes: None,
+            action: None,
             sha256: None,
             server_sha256: None,
             received_sha256: None,
@@ -207,6 +233,9 @@ pub fn write(ending: Ending<'_>, files: &mut Spool, out: &mut dyn FnMut(&[u8])) 
     let tail = Tail {
         files_ok: ending.totals.ok,
         files_failed: ending.totals.failed,
+        files_unchanged: ending.totals.unchanged,
+        files_planned: ending.totals.planned,
+        files_removed: ending.totals.removed,
         bytes: ending.totals.bytes,
         elapsed_s: ending.elapsed.as_secs_f64(),
         goodput_bits_per_sec: super::report::bits_per_sec(ending.totals.bytes, ending.elapsed),

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod bench;
 pub mod client;
+pub mod config;
 pub mod cp;
 pub mod demo;
 pub mod echo;
@@ -25,6 +26,7 @@ pub mod report;
 pub mod serve;
 pub mod signals;
 pub mod summary;
+pub mod sync;
 pub mod terminal;
 pub mod text;
 pub mod top;
@@ -37,8 +39,21 @@ use exit::Failure;
 use std::ffi::OsString;
 
 /// The commands' names, for errors that come before clap knows which it is.
-const NAMES: [&str; 12] =
-    ["completions", "bench", "report", "top", "serve", "cp", "put", "get", "ls", "echo", "demo", "keygen"];
+const NAMES: [&str; 13] = [
+    "completions",
+    "config",
+    "bench",
+    "report",
+    "top",
+    "serve",
+    "cp",
+    "put",
+    "get",
+    "ls",
+    "echo",
+    "demo",
+    "keygen",
+];
 
 impl Command {
     /// Runs it; the exit code.
@@ -55,6 +70,7 @@ impl Command {
             Self::Keygen(args) => keygen::run(args),
             Self::Completions(args) => generate::completions(args),
             Self::Man(args) => generate::man(args),
+            Self::Config(args) => config::show::run(args),
             Self::Report(args) => trace_report::run(args),
             Self::Top(args) => top::run(args),
         }
@@ -74,6 +90,7 @@ impl Command {
             Self::Keygen(_) => "keygen",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
+            Self::Config(_) => "config",
             Self::Report(_) => "report",
             Self::Top(_) => "top",
         }
@@ -86,7 +103,8 @@ impl Command {
             | Self::Report(_)
             | Self::Top(_)
             | Self::Completions(_)
-            | Self::Man(_) => None,
+            | Self::Man(_)
+            | Self::Config(_) => None,
             Self::Cp(args) => Some(&args.output),
             Self::Put(args) => Some(&args.output),
             Self::Get(args) => Some(&args.output),
@@ -146,4 +164,16 @@ pub fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
         json::print_failure(name.unwrap_or("fulmar"), &message, exit::USAGE);
     }
     exit::USAGE
+}
+
+/// A setting beside the command line that cannot be used. Returns the exit code.
+pub fn refuse_layer(failure: &Failure, arguments: &[OsString]) -> u8 {
+    exit::complain(&failure.message);
+    let options: Vec<&str> =
+        arguments.iter().skip(1).take_while(|a| *a != "--").filter_map(|a| a.to_str()).collect();
+    if options.contains(&"--json") {
+        let name = NAMES.iter().copied().find(|name| options.contains(name)).unwrap_or("fulmar");
+        json::print_failure(name, &failure.message, failure.exit_code);
+    }
+    failure.exit_code
 }

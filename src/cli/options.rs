@@ -85,6 +85,7 @@ pub fn server(args: &ServeArgs) -> Result<(SessionConfig, ServerConfig), Failure
             Some(when) => overwrite_word("--overwrite", when)? == Overwrite::Always,
         },
         allow_writes: !args.read_only,
+        allow_delete: args.allow_delete,
         max_file_bytes: match args.max_file_size.as_deref() {
             None => defaults.max_file_bytes,
             Some(text) => size("--max-file-size", text)?,

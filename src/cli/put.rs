@@ -9,25 +9,31 @@ use super::host::Target;
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{client, paths};
+use super::{client, paths, sync};
 use crate::transfer::Request;
-use crate::transfer::job::{SourceRoot, StoreError, StoreErrorKind};
+use crate::transfer::job::{Location, SourceRoot, StoreError, StoreErrorKind};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 /// Runs it; the exit code.
 pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
-    let overwrite = options::overwrite(&args.overwrite)?;
+    let (mut sync, overwrite) = sync::options(&args.sync, &args.overwrite)?;
     let (sources, target) = options::split_last("put", "SRC... and HOST[:PORT][/PATH]", &args.paths)?;
     let target = Target::parse(target)?;
     options::client_session(&args.link, &args.connect, &args.chunk)?;
     options::link_sim(&args.link)?;
     options::retries(&args.connect)?;
+    if sync.offers() && sources.iter().any(|source| source == "-") {
+        return Err(Failure::usage(
+            "--update, --checksum and --dry-run cannot tell anything about - (standard input): leave them out",
+        ));
+    }
 
     let start = client::now();
     let mut report = Report::new("put", output);
-    let roots = readable(sources, &mut report);
+    let stream = sources.iter().any(|source| source == "-");
+    let roots = if stream { stdin_root(sources, &target)? } else { readable(sources, &mut report) };
     if roots.is_empty() {
         // Nothing to send: no reason to ask for a key or to connect.
         return Ok(report.finish(&Ended::without_session(start)));
@@ -36,8 +42,13 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let into_dir = target.is_dir || sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
     let request =
         Request::Put { dest: target.path.clone(), into_dir, overwrite, no_resume: args.overwrite.no_resume };
+    report.dry_run = sync.dry_run;
+    sync::widen_delete(&mut sync, roots.iter().any(|root| root.name.is_empty()));
+    if report.totals.failed > 0 && sync.delete.take().is_some() {
+        report.not_removed("nothing is removed at the destination, since not all sources can be read");
+    }
     let setup = match Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key) {
-        Ok(setup) => setup,
+        Ok(setup) => setup.with_sync(sync),
         // The report may name sources already.
         Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
     };
@@ -45,12 +56,28 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let named = roots.iter().filter(|root| !root.name.is_empty()).count() as u64;
     let unsent = report.totals.failed;
     let ended = setup.run(request, roots, None, &mut report, Progress::new("put", output));
-    let heard = report.totals.ok + report.totals.dirs + report.totals.failed - unsent;
+    let heard = report.totals.heard() - unsent;
     if ended.is_done() && heard < named {
         let message = format!("only {heard} of {named} sources were confirmed: see the server's log");
         report.failed(FileResult::default(), &StoreError { kind: StoreErrorKind::Io, message });
     }
     Ok(report.finish(&ended))
+}
+
+/// Standard input, alone, under a name that the target gives.
+fn stdin_root(sources: &[OsString], target: &Target) -> Result<Vec<SourceRoot>, Failure> {
+    if sources.len() > 1 {
+        return Err(Failure::usage(
+            "- (standard input) cannot be sent together with files: run one put for each",
+        ));
+    }
+    let name = paths::root_name(&target.path);
+    if target.is_dir || name.is_empty() {
+        return Err(Failure::usage(
+            "- (standard input) has no name: write the name to give it, as in `fulmar put - HOST/x.tar`",
+        ));
+    }
+    Ok(vec![SourceRoot { location: Location::Stream, name: name.to_vec() }])
 }
 
 /// The sources that can be read; the others are reported.

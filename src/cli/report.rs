@@ -65,6 +65,23 @@ pub struct Totals {
     pub bytes: u64,
     /// Of these, the ones that earlier runs had brought already.
     pub resumed_bytes: u64,
+    /// Files and links that were there already, equal.
+    pub unchanged: u64,
+    /// Their bytes.
+    pub unchanged_bytes: u64,
+    /// Entries removed at the destination (in a dry run: that would be).
+    pub removed: u64,
+    /// A dry run: entries that would go.
+    pub planned: u64,
+    /// Their bytes.
+    pub planned_bytes: u64,
+}
+
+impl Totals {
+    /// Entries of which anything was heard.
+    pub fn heard(&self) -> u64 {
+        self.ok + self.dirs + self.failed + self.unchanged + self.planned
+    }
 }
 
 /// How the session went.
@@ -108,6 +125,8 @@ pub struct Report {
     pub totals: Totals,
     /// The first few files, for the summary.
     pub listed: Vec<FileResult>,
+    /// Nothing is changed: what succeeds would be done.
+    pub dry_run: bool,
     worst: u8,
     first_error: Option<String>,
     spool: Spool,
@@ -121,6 +140,7 @@ impl Report {
             output,
             totals: Totals::default(),
             listed: Vec::new(),
+            dry_run: false,
             worst: exit::DONE,
             first_error: None,
             spool: Spool::default(),
@@ -140,6 +160,9 @@ impl Report {
 
     /// An entry is done.
     pub fn done(&mut self, file: FileResult) {
+        if self.dry_run && file.kind != EntryKind::DirEnd {
+            return self.would_go(&file.path, file.kind, file.bytes);
+        }
         if matches!(file.kind, EntryKind::Dir | EntryKind::DirEnd) {
             self.totals.dirs += u64::from(file.kind == EntryKind::Dir);
             return;
@@ -152,6 +175,53 @@ impl Report {
         } else if self.listed.len() < LISTED_FILES {
             self.listed.push(file);
         }
+    }
+
+    /// An entry is there already, equal.
+    pub fn found_unchanged(&mut self, path: &[u8], kind: EntryKind, bytes: u64) {
+        match kind {
+            EntryKind::DirEnd => {}
+            EntryKind::Dir => self.totals.dirs += 1,
+            EntryKind::File | EntryKind::Symlink => {
+                self.totals.unchanged += 1;
+                self.totals.unchanged_bytes = self.totals.unchanged_bytes.saturating_add(bytes);
+                if self.output.json {
+                    self.spool.add_action(path, kind, bytes, "unchanged");
+                }
+            }
+        }
+    }
+
+    /// A dry run: this entry would go.
+    pub fn would_go(&mut self, path: &[u8], kind: EntryKind, bytes: u64) {
+        self.totals.planned += 1;
+        self.totals.planned_bytes = self.totals.planned_bytes.saturating_add(bytes);
+        let action = if kind == EntryKind::Dir { "make" } else { "send" };
+        if self.output.json {
+            self.spool.add_action(path, kind, bytes, action);
+        } else if !self.output.quiet {
+            let slash = if kind == EntryKind::Dir { "/" } else { "" };
+            terminal::stdout_line(&format!("would {action}   {}{slash}", text::bytes(path)));
+        }
+    }
+
+    /// The source lacks it: it was removed, or would be in a dry run.
+    pub fn was_removed(&mut self, path: &[u8], kind: EntryKind) {
+        self.totals.removed += 1;
+        if self.output.json {
+            self.spool.add_action(path, kind, 0, if self.dry_run { "remove" } else { "removed" });
+        } else if self.dry_run && !self.output.quiet {
+            let slash = if kind == EntryKind::Dir { "/" } else { "" };
+            terminal::stdout_line(&format!("would remove {}{slash}", text::bytes(path)));
+        }
+    }
+
+    /// Nothing (more) was removed: that is a failure, though no file's.
+    pub fn not_removed(&mut self, why: &str) {
+        let message = text::one_line(why);
+        complain(&message);
+        self.worst = self.worst.max(exit::REFUSED);
+        self.first_error.get_or_insert(message);
     }
 
     /// An entry failed: says so at once, and goes on.
@@ -212,7 +282,7 @@ impl Report {
                 Ending { command, totals, elapsed, stats, loss_pct, error, exit_code },
                 &mut self.spool,
             );
-        } else if !self.output.quiet && ended.connected && (self.totals.ok + self.totals.dirs > 0) {
+        } else if !self.output.quiet && ended.connected && self.totals.heard() > self.totals.failed {
             terminal::stdout(summary::text(&self, stats, ended.elapsed).as_bytes());
         }
         if let Some(failure) = session {

@@ -40,6 +40,18 @@ pub fn text(report: &Report, stats: &Stats, elapsed: Duration) -> String {
             units::format_rate(goodput)
         ),
     );
+    if totals.unchanged > 0 {
+        let count = text::plural(totals.unchanged, "file");
+        line("unchanged", format!("{count} ({}), not sent", units::format_bytes(totals.unchanged_bytes)));
+    }
+    if totals.removed > 0 && !report.dry_run {
+        line("removed", format!("{} that the source lacks", text::count(totals.removed)));
+    }
+    if report.dry_run {
+        let entries = if totals.planned == 1 { "entry" } else { "entries" };
+        let (count, planned) = (text::count(totals.planned), units::format_bytes(totals.planned_bytes));
+        line("dry run", format!("{count} {entries} ({planned}) would be sent or made; nothing was changed"));
+    }
     if totals.resumed_bytes > 0 {
         let text = format!("{} had come with an earlier run", units::format_bytes(totals.resumed_bytes));
         line("resumed", text);

@@ -5,6 +5,7 @@
 use indicatif::MultiProgress;
 use log::LevelFilter;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 /// The bars on stderr now, if any: every other writer to the terminal steps around them.
@@ -12,6 +13,9 @@ static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
 
 /// The first error on stdout, other than a reader that is gone.
 static STDOUT_ERROR: OnceLock<String> = OnceLock::new();
+
+/// Stdout carries a file.
+static STDOUT_IS_DATA: AtomicBool = AtomicBool::new(false);
 
 fn bars() -> Option<MultiProgress> {
     BARS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
@@ -36,9 +40,17 @@ pub fn stderr_line(line: &str) {
     });
 }
 
+/// From now on what the user is told on stdout goes to stderr: stdout carries a file.
+pub fn give_up_stdout() {
+    STDOUT_IS_DATA.store(true, Ordering::Relaxed);
+}
+
 /// Text on stdout, flushed. False when it did not get there; `stdout_error` says why.
 pub fn stdout(text: &[u8]) -> bool {
     around_bars(|| {
+        if STDOUT_IS_DATA.load(Ordering::Relaxed) {
+            return std::io::stderr().lock().write_all(text).is_ok();
+        }
         let mut out = std::io::stdout().lock();
         match out.write_all(text).and_then(|()| out.flush()) {
             Ok(()) => true,

@@ -6,6 +6,7 @@ use crate::codec::key_log::KeyLog;
 use crate::congestion::ControllerKind;
 use crate::transfer::DEFAULT_CHUNK_SIZE;
 use crate::transfer::job::{Compression, Dest, SourceRoot};
+use crate::transfer::sync::SyncOptions;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub struct SessionConfig {
     pub max_datagram_bytes: u32,
     /// Where the secrets of sessions are written for whoever shall decrypt captures of them: normally nowhere.
     pub key_log: Option<KeyLog>,
+    /// A client's wishes: compare first, leave out, only tell.
+    pub sync: SyncOptions,
     /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
     pub trace: bool,
     /// A client that receives: the first components of the paths that may come; whatever else comes ends the session.
@@ -75,6 +78,7 @@ impl Default for SessionConfig {
             client_id: String::new(),
             max_datagram_bytes: 1472,
             key_log: None,
+            sync: SyncOptions::default(),
             trace: false,
             only_roots: None,
         }
@@ -104,6 +108,8 @@ pub struct ServerConfig {
     pub allow_overwrite: bool,
     /// `serve --read-only`: no put, no echo.
     pub allow_writes: bool,
+    /// `serve --allow-delete`: clients may remove what their source lacks.
+    pub allow_delete: bool,
     /// Largest file accepted.
     pub max_file_bytes: u64,
     /// The server is there for this alone; `None`: for what its clients ask.
@@ -118,6 +124,7 @@ impl Default for ServerConfig {
             allow_echo_sim: true,
             allow_overwrite: true,
             allow_writes: true,
+            allow_delete: false,
             max_file_bytes: u64::MAX,
             task: None,
         }

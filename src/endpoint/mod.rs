@@ -221,6 +221,13 @@ impl Endpoint {
         }
     }
 
+    /// Whether a request of this endpoint may be made again when a part of it is done: what removes is decided from the
+    /// whole of what is sent, and what a dry run tells is told once.
+    pub fn requests_are_repeatable(&self) -> bool {
+        let sync = &self.config.session.sync;
+        sync.delete.is_none() && !sync.dry_run
+    }
+
     /// `--timeout`
     pub fn idle_timeout(&self) -> Duration {
         self.config.session.idle_timeout

@@ -12,7 +12,7 @@ use crate::session::rival::Handover;
 use crate::store::SessionKey;
 use crate::transfer::Request;
 use crate::transfer::confirmed::Confirmed;
-use crate::transfer::job::{Dest, EntryKind, FileId, SourceRoot};
+use crate::transfer::job::{Dest, EntryKind, FileId, Location, SourceRoot};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,6 +83,9 @@ pub struct Pursuit {
     /// The address of `remotes` that has its turn next.
     next_remote: usize,
     plan: Handover,
+    /// It can be asked for again when a part of it is done: not a listing, which is printed as it comes, nor a stream, which is
+    /// gone, nor what removes (or tells what it would do), which is decided from the whole of what is sent.
+    repeatable: bool,
     /// `--retry`: how often a lost session may be followed by another.
     retries_left: u32,
     stage: Stage,
@@ -126,10 +129,14 @@ impl Pursuit {
         retries: u32,
     ) -> Self {
         let settled = Arc::default();
+        let streams = roots.iter().any(|root| root.location == Location::Stream)
+            || dest.as_ref().is_some_and(|dest| dest.location == Location::Stream);
+        let repeatable = !streams && !matches!(request, Request::List { .. });
         Self {
             remotes,
             next_remote: 0,
             plan: Handover { request, roots, dest, settled },
+            repeatable,
             retries_left: retries,
             stage: Stage::Racing { next_at: None },
             live: Vec::new(),
@@ -153,6 +160,7 @@ impl Pursuit {
 
     /// Does what is due; call it after everything that may have changed a session, and when `poll_timeout` has come.
     pub fn poll(&mut self, now: Instant, endpoint: &mut Endpoint) {
+        self.repeatable &= endpoint.requests_are_repeatable();
         match self.stage {
             Stage::Racing { next_at } => {
                 if next_at.is_none_or(|at| now >= at) {
@@ -427,9 +435,9 @@ impl Pursuit {
         self.events.push_back(Event::Closed(reason));
     }
 
-    /// A listing is printed as it comes: it cannot begin again.
+    /// Some requests cannot begin again once they have begun.
     fn may_resume(&self) -> bool {
-        self.heard_at.is_none() || !matches!(self.plan.request, Request::List { .. })
+        self.heard_at.is_none() || self.repeatable
     }
 
     fn on_rival_end(&mut self, now: Instant, reason: CloseReason, stats: Option<Stats>) {
@@ -488,6 +496,11 @@ impl Pursuit {
                         sha256,
                         error,
                     });
+                }
+            }
+            Event::EntryUnchanged { direction, path, kind, bytes } => {
+                if self.settled[direction as usize].insert(kind, &path) || self.epoch == 0 {
+                    self.events.push_back(Event::EntryUnchanged { direction, path, kind, bytes });
                 }
             }
             other => self.events.push_back(other),

@@ -12,8 +12,9 @@ use crate::endpoint::pursuit::{Notice, Pursuit};
 use crate::impair::Spec;
 use crate::session::event::{CloseReason, Event, Stats};
 use crate::store::Store;
+use crate::store::stdout::StdoutStore;
 use crate::transfer::Request;
-use crate::transfer::job::{Dest, SourceRoot};
+use crate::transfer::job::{Dest, Location, SourceRoot};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ pub struct ClientOptions {
     pub request: Request,
     /// What is sent (put, echo).
     pub roots: Vec<SourceRoot>,
-    /// Where what comes back goes (get, echo): a directory, the jail, and the destination inside it.
+    /// Where what comes back goes (get, echo): a directory, the jail, and the destination inside it; with
+    /// `Location::Stream` it is standard output, and the directory means nothing.
     pub dest: Option<(PathBuf, Dest)>,
     /// `--sim`, both directions.
     pub sim: Option<Spec>,
@@ -123,13 +125,23 @@ fn run_over(
     let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, retries, trace } = options;
     endpoint.session.trace = trace.is_some();
     let (jail, dest) = dest.unzip();
-    let store: Box<dyn Store> = super::open_store(jail.as_deref(), None, None)?;
+    let store: Box<dyn Store> = match &dest {
+        Some(Dest { location: Location::Stream, .. }) => Box::new(stdout_store(&signal)?),
+        _ => super::open_store(jail.as_deref(), None, None)?,
+    };
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
     let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
     driver.set_trace(trace);
     let pursuit = Pursuit::new(remotes, request, roots, dest, retries);
     Client { driver, pursuit, stats: Stats::default(), observer }.run()
+}
+
+fn stdout_store(signal: &Arc<AtomicI32>) -> Result<StdoutStore, NetError> {
+    StdoutStore::new(signal.clone()).map_err(|e| NetError {
+        exit_code: 1,
+        message: format!("standard output cannot be used as the destination: {e}"),
+    })
 }
 
 /// A socket that reaches the addresses, and those that it reaches.

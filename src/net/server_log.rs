@@ -100,6 +100,17 @@ impl ServerLog {
                 log::info!("session {session}: {bytes} bytes of file {} had come before", file.0);
             }
             Event::EntryFinished { .. } => self.entry_finished(session, event),
+            Event::EntryUnchanged { path, .. } => {
+                if let Some(record) = self.records.get_mut(&session) {
+                    record.entries += 1;
+                }
+                log::debug!("session {session}: {} is unchanged", Shown(path));
+            }
+            Event::EntryRemoved { path, .. } => log::info!("session {session}: removed {}", Shown(path)),
+            Event::RemovalFailed(error) => {
+                log::info!("session {session}: {}", Shown(error.message.as_bytes()));
+            }
+            Event::EntryPlanned { path, .. } => log::debug!("session {session}: {} would go", Shown(path)),
             Event::Listed(_) => {}
             Event::ImpairBack(spec) => {
                 log::info!("session {session}: impairing the way back: {}", Shown(spec.as_bytes()));

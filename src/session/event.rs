@@ -65,6 +65,37 @@ pub enum Event {
         /// `Err`: why not.
         error: Option<StoreError>,
     },
+    /// An entry need not travel: it is there, equal.
+    EntryUnchanged {
+        /// Which way it would have gone.
+        direction: Direction,
+        /// Manifest path.
+        path: Vec<u8>,
+        /// What it is.
+        kind: crate::transfer::job::EntryKind,
+        /// Bytes (files only).
+        bytes: u64,
+    },
+    /// A dry run: this file would travel.
+    EntryPlanned {
+        /// Which way it would go.
+        direction: Direction,
+        /// Manifest path.
+        path: Vec<u8>,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The source lacks it, and so it was removed at the destination (in a dry run: it would be).
+    EntryRemoved {
+        /// Which way the files went.
+        direction: Direction,
+        /// Path below the destination.
+        path: Vec<u8>,
+        /// What it was: a file, a directory, a link.
+        kind: crate::transfer::job::EntryKind,
+    },
+    /// Nothing (more) is removed, and why.
+    RemovalFailed(StoreError),
     /// An entry of a listing (client side).
     Listed(SourceEntry),
     /// The server asks its own net layer to impair what it sends to this session (echo).

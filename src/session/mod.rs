@@ -27,8 +27,9 @@ use crate::transfer::Request;
 use crate::transfer::job::{Dest, Done, FileId, Job, SourceRoot};
 use crate::transfer::receiver::Receiver;
 use crate::transfer::sender::Sender;
+use crate::transfer::sync::SyncOptions;
 use crate::wire::Cid;
-use crate::wire::handshake::{FEATURE_ZSTD, Params};
+use crate::wire::handshake::{FEATURE_STREAM, FEATURE_SYNC, FEATURE_ZSTD, Params};
 use crate::wire::message::Message;
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
@@ -80,7 +81,7 @@ enum Phase {
 #[derive(Debug)]
 enum Role {
     Client { request: Request, reject: Option<(Instant, CloseReason)> },
-    Server { config: ServerConfig, requested: Option<Request>, serial: u64 },
+    Server { config: ServerConfig, requested: Option<Request>, serial: u64, options: Option<SyncOptions> },
 }
 
 /// One session.
@@ -137,6 +138,14 @@ pub struct Session {
     refused: bool,
     /// Something was said that the peer must know before this side may end the session: an entry failed.
     must_be_heard: bool,
+    /// What the peer understands.
+    peer_features: u64,
+    /// Client: an earlier session has begun this request.
+    continues: bool,
+    /// Client: the request waits for the Reply, and everything after it too.
+    request_held: bool,
+    /// Client: a source is a stream.
+    streams: bool,
     /// Set while a packet is being built; acted on with the next time-out.
     give_up: Option<CloseReason>,
     stats: Stats,
@@ -172,7 +181,7 @@ pub fn local_params(config: &SessionConfig, receive_budget: u64) -> Params {
         max_datagram_bytes: 65_535,
         control_credit_bytes: control_window(receive_budget),
         receive_window_bytes: receive_budget,
-        features: FEATURE_ZSTD,
+        features: FEATURE_ZSTD | FEATURE_SYNC | FEATURE_STREAM,
     }
 }
 
@@ -218,7 +227,7 @@ impl Session {
         (handshake_rtt, exact): (Duration, bool),
     ) -> Self {
         let rng = StdRng::from_seed(setup.seed);
-        let role = Role::Server { config: server, requested: None, serial };
+        let role = Role::Server { config: server, requested: None, serial, options: None };
         let mut s = Self::new(now, setup, rng, role, Phase::Open);
         s.remote_cid = remote_cid;
         if let Some(log) = &s.config.key_log {
@@ -290,6 +299,10 @@ impl Session {
             opening: None,
             refused: false,
             must_be_heard: false,
+            peer_features: 0,
+            continues: false,
+            request_held: false,
+            streams: false,
             give_up: None,
             stats: Stats::default(),
             trace,
@@ -305,6 +318,7 @@ impl Session {
         self.idle_timeout =
             self.config.idle_timeout.min(Duration::from_millis(peer.idle_timeout_ms.max(1000)));
         self.peer_window = peer.receive_window_bytes;
+        self.peer_features = peer.features;
         self.control_tx.replace_credit(peer.control_credit_bytes);
         self.sender.set_peer_zstd(peer.features & FEATURE_ZSTD != 0);
         self.path.limit_datagrams(now, peer.max_datagram_bytes.min(65_535) as u32);
@@ -393,7 +407,11 @@ impl Session {
             Done::Entries { .. }
             | Done::Chunk { .. }
             | Done::SourceDigest { .. }
-            | Done::SourceFailed { .. } => self.sender.handle_done(done),
+            | Done::SourceFailed { .. }
+            | Done::StreamEnded { .. }
+            | Done::StreamWaits { .. }
+            | Done::SourceHashed { .. }
+            | Done::Found { .. } => self.sender.handle_done(done),
             Done::DestSet(result) => self.on_dest_set(now, result),
             _ => self.receiver.handle_done(done),
         }
@@ -441,7 +459,11 @@ impl Session {
         if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
             return;
         }
+        if self.request_held {
+            return;
+        }
         self.process_control(now);
+        self.receiver.pump_removal();
         self.collect_transfer_events();
         self.finish_echo_roots();
         let hint = self.path.rate_hint(now, &self.rtt);

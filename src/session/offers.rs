@@ -94,7 +94,7 @@ impl Session {
         }));
         self.use_offer(now, offer);
         self.heard_at = now;
-        self.write_held_request(features);
+        self.write_held_request(now, features);
         self.path.update(now);
         self.advance(now);
     }

@@ -7,11 +7,13 @@ use super::refusal::Refusal;
 use super::{MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::endpoint::config::Task;
 use crate::transfer::Request;
+use crate::transfer::filter::Filter;
 use crate::transfer::job::{
     Compression, Dest, EntryKind, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind,
 };
 use crate::transfer::receiver::Asked;
-use crate::wire::handshake::FEATURE_ZSTD;
+use crate::transfer::sync::SyncOptions;
+use crate::wire::handshake::{FEATURE_STREAM, FEATURE_SYNC, FEATURE_ZSTD};
 use crate::wire::message::{Message, path_is_clean};
 use std::collections::HashSet;
 use std::time::Instant;
@@ -24,8 +26,16 @@ impl Session {
     /// Client: everything can be queued before the handshake is done; it leaves with the first flight.
     pub(super) fn start_request(&mut self, request: Request, roots: Vec<SourceRoot>, dest: Option<Dest>) {
         // A wish that only some servers understand waits for the Reply; nothing else is in the stream before.
-        if !matches!(request, Request::Get { compress: Compression::Zstd(_), .. }) {
+        let options = self.config.sync.clone();
+        let told = options.told(matches!(request, Request::Put { .. }));
+        self.request_held = !told.is_default()
+            || sends_stream(&roots)
+            || matches!(request, Request::Get { compress: Compression::Zstd(_), .. });
+        if !self.request_held {
             self.write_request(request.clone());
+        }
+        if !options.is_default() {
+            self.set_options(&options, matches!(request, Request::Put { .. }));
         }
         if let Some(dest) = dest {
             self.receiver.set_dest(dest);
@@ -38,28 +48,63 @@ impl Session {
             None => asked(&request),
         });
         let sends = matches!(request, Request::Put { .. } | Request::Echo { .. });
+        self.streams = sends_stream(&roots);
         for root in roots {
             self.sender.add_root(root);
         }
         if sends {
             self.sender.finish_roots();
+        }
+        if sends && !self.request_held {
             self.sender.pump(0);
         }
     }
 
     fn write_request(&mut self, request: Request) {
+        let sends = matches!(request, Request::Put { .. } | Request::Echo { .. });
         self.write_message(&Message::Request { client_id: self.config.client_id.clone(), request });
+        if self.continues && sends {
+            self.write_message(&Message::Continue);
+        }
     }
 
-    /// Client: the Reply has told whether the server understands zstd.
-    pub(super) fn write_held_request(&mut self, features: u64) {
-        let Role::Client { request, .. } = &self.role else { return };
-        let Request::Get { compress: compress @ Compression::Zstd(_), paths, chunk_size } = request.clone()
-        else {
+    /// The wishes, for this side's half of the work.
+    fn set_options(&mut self, options: &SyncOptions, sending: bool) {
+        if sending {
+            self.sender.set_options(options);
+        } else {
+            let server = matches!(self.role, Role::Server { .. });
+            self.receiver.set_options(options, server);
+        }
+    }
+
+    /// Client: the Reply has told what the server understands.
+    pub(super) fn write_held_request(&mut self, now: Instant, features: u64) {
+        if !std::mem::take(&mut self.request_held) {
             return;
-        };
-        let compress = if features & FEATURE_ZSTD != 0 { compress } else { Compression::Lz4 };
-        self.write_request(Request::Get { paths, compress, chunk_size });
+        }
+        let Role::Client { request, .. } = &self.role else { return };
+        let mut request = request.clone();
+        if let Request::Get { compress: compress @ Compression::Zstd(_), .. } = &mut request
+            && features & FEATURE_ZSTD == 0
+        {
+            *compress = Compression::Lz4;
+        }
+        if self.streams && features & FEATURE_STREAM == 0 {
+            let text = "the server is of an older version, which cannot take a stream whose size is not known: bring \
+                        it up to date, or write to a file first and send that";
+            return self.close(now, CloseReason::Refused(text.into()));
+        }
+        let options = self.config.sync.told(matches!(request, Request::Put { .. }));
+        if !options.is_default() {
+            if features & FEATURE_SYNC == 0 {
+                let text = "the server is of an older version, which cannot compare, leave out or only tell what \
+                            it would do: bring it up to date, or leave those options out";
+                return self.close(now, CloseReason::Refused(text.into()));
+            }
+            self.write_message(&Message::Options(Box::new(options)));
+        }
+        self.write_request(request);
     }
 
     pub(super) fn write_message(&mut self, message: &Message) {
@@ -110,8 +155,19 @@ impl Session {
                 self.close(now, CloseReason::Refused(e.message));
                 Ok(())
             }
-            Message::Result { .. } | Message::Have { .. } | Message::Resend { .. } => {
-                if self.sender.handle_message(message) { Ok(()) } else { Err("feedback for an unknown file") }
+            Message::Options(options) => self.on_options(*options),
+            Message::Result { .. }
+            | Message::Have { .. }
+            | Message::Resend { .. }
+            | Message::Removed(_)
+            | Message::RemovalEnd(_)
+            | Message::Unchanged(_)
+            | Message::Want(_) => {
+                if self.sender.handle_message(message) {
+                    Ok(())
+                } else {
+                    Err("feedback for an unknown file")
+                }
             }
             _ => {
                 if !self.may_receive() {
@@ -131,15 +187,23 @@ impl Session {
         }
     }
 
+    fn on_options(&mut self, wished: SyncOptions) -> Result<(), &'static str> {
+        let Role::Server { requested: None, options: options @ None, .. } = &mut self.role else {
+            return Err("options that come twice, too late, or from a server");
+        };
+        *options = Some(wished);
+        Ok(())
+    }
+
     fn on_request(&mut self, now: Instant, client_id: String, request: Request) -> Result<(), &'static str> {
-        let Role::Server { config, requested, serial } = &mut self.role else {
+        let Role::Server { config, requested, serial, options } = &mut self.role else {
             return Err("a request from a server");
         };
         if requested.is_some() {
             return Err("a second request");
         }
         *requested = Some(request.clone());
-        let (config, serial) = (config.clone(), *serial);
+        let (config, serial, options) = (config.clone(), *serial, options.take().unwrap_or_default());
         self.events.push_back(Event::Connected { remote: self.path.remote, client_id });
         self.events.push_back(Event::Requested(request.clone()));
         let writes = matches!(request, Request::Put { .. } | Request::Echo { .. });
@@ -148,6 +212,23 @@ impl Session {
             Request::Put { overwrite: Overwrite::Always, .. }
                 | Request::Echo { overwrite: Overwrite::Always, .. }
         );
+        if !options.is_default() {
+            let sending = match &request {
+                Request::Put { .. } => false,
+                Request::Get { .. } => true,
+                _ => return Err("options with a request that has none"),
+            };
+            if let Err(why) = Filter::new(&options.patterns) {
+                self.refuse(now, StoreErrorKind::Limit, &why);
+                return Ok(());
+            }
+            self.set_options(&options, sending);
+            if options.delete.is_some() && !config.allow_delete && !options.dry_run {
+                let text = "this server removes nothing: leave --delete out, or start it with --allow-delete";
+                self.refuse(now, StoreErrorKind::Permission, text);
+                return Ok(());
+            }
+        }
         if let Some(task) = &config.task {
             self.serve_task(now, task, request);
         } else if writes && !config.allow_writes {
@@ -333,6 +414,10 @@ impl Session {
         let client_id = self.config.client_id.clone();
         self.events.push_back(Event::Connected { remote: self.path.remote, client_id });
     }
+}
+
+fn sends_stream(roots: &[SourceRoot]) -> bool {
+    roots.iter().any(|root| root.location == Location::Stream)
 }
 
 /// What a server makes of a wish for compression.

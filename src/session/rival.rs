@@ -7,8 +7,6 @@ use super::{Phase, Role, Session};
 use crate::transfer::Request;
 use crate::transfer::confirmed::Confirmed;
 use crate::transfer::job::{Dest, SourceRoot};
-use crate::wire::handshake::FEATURE_ZSTD;
-use crate::wire::message::Message;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,18 +67,15 @@ impl Session {
         // The connect time-out is for what the server says to that.
         self.started_at = now;
         self.sender.set_settled(settled);
-        let features = if self.sender.peer_zstd() { FEATURE_ZSTD } else { 0 };
-        let (sends, receives) =
-            (matches!(request, Request::Put { .. } | Request::Echo { .. }), dest.is_some());
+        let features = self.peer_features;
+        self.continues = true;
+        let receives = dest.is_some();
         self.start_request(request, roots, dest);
         if receives {
             self.receiver.set_continued();
         }
-        if sends {
-            self.write_message(&Message::Continue);
-        }
         if matches!(self.phase, Phase::Confirming | Phase::Open) {
-            self.write_held_request(features);
+            self.write_held_request(now, features);
         }
         self.advance(now);
     }

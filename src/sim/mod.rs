@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 mod restart;
 #[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
 mod tests;
 
 /// A stalled host catches up in batches of so many datagrams, each of which takes it so long: about what one core does.
@@ -110,6 +112,10 @@ pub struct Report {
     pub finished: Vec<(Direction, Vec<u8>, Option<[u8; 32]>)>,
     /// Paths of entries that failed.
     pub failures: Vec<(Vec<u8>, StoreError)>,
+    /// Paths of entries that were there already, equal.
+    pub unchanged: Vec<Vec<u8>>,
+    /// Paths of files that a dry run would send.
+    pub planned: Vec<Vec<u8>>,
     /// Paths listed.
     pub listed: Vec<Vec<u8>>,
     /// How it ended.
@@ -352,7 +358,6 @@ impl World {
         roots: &[&[u8]],
         dest: Option<Dest>,
     ) -> SessionKey {
-        let server = self.nodes[0].addr;
         let roots = roots
             .iter()
             .map(|p| SourceRoot {
@@ -360,6 +365,18 @@ impl World {
                 name: p.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec(),
             })
             .collect();
+        self.request_roots(client, request, roots, dest)
+    }
+
+    /// Any request, of any roots.
+    pub fn request_roots(
+        &mut self,
+        client: usize,
+        request: Request,
+        roots: Vec<SourceRoot>,
+        dest: Option<Dest>,
+    ) -> SessionKey {
+        let server = self.nodes[0].addr;
         let node = &mut self.nodes[client + 1];
         let key = node.endpoint.connect(self.now, server, request, roots, dest);
         self.serve(client + 1);
@@ -511,6 +528,8 @@ impl Report {
                 report.finished.push((direction, path, sha256));
             }
             Event::EntryFinished { path, error: Some(e), .. } => report.failures.push((path, e)),
+            Event::EntryUnchanged { path, .. } => report.unchanged.push(path),
+            Event::EntryPlanned { path, .. } => report.planned.push(path),
             Event::Listed(e) => report.listed.push(e.path),
             Event::Closed(reason) => {
                 report.closed = Some(reason);

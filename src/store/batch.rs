@@ -8,7 +8,7 @@
 
 use super::SessionKey;
 use super::error::from_io;
-use super::jail::{DirHandle, permitted_mode, retry, times_of};
+use super::jail::{DirHandle, Preserve, meta_of, permitted_mode, retry, times_of};
 use super::partial::Staged;
 use crate::transfer::job::{Done, FileId, Meta, Overwrite, StoreError};
 use std::collections::{HashMap, HashSet};
@@ -70,6 +70,8 @@ pub(crate) enum What {
         below: Vec<u8>,
         /// What to set.
         meta: Meta,
+        /// What of it.
+        preserve: Preserve,
     },
 }
 
@@ -195,14 +197,14 @@ impl Batch {
                 entry.sync_data();
             }
         }
-        let ends = pending.iter().filter(|entry| matches!(entry.what, What::End { .. })).count();
-        let many_dirs = touched.len() + ends > SINGLE_DIR_SYNCS;
-        let mut ended = Vec::new();
+        // A directory's own mode and mtime are synced like its entries, if they had to be set.
+        let (mut ended, mut changed) = (Vec::new(), touched.len());
         for entry in &mut pending {
             let dir = entry.apply();
-            // A directory's own mode and mtime are synced like its entries.
-            ended.extend(dir.filter(|_| !many_dirs));
+            changed += usize::from(dir.is_some());
+            ended.extend(dir.filter(|_| changed <= SINGLE_DIR_SYNCS));
         }
+        let many_dirs = changed > SINGLE_DIR_SYNCS;
         if many_dirs {
             sync_file_systems(&touched, &mut pending);
         } else {
@@ -260,8 +262,7 @@ impl Pending {
                 result.map(|()| None)
             }
             What::Made { .. } | What::Same { .. } => Ok(None),
-            What::End { parent, below, meta } => set_dir_meta(parent, below, meta)
-                .map(Some)
+            What::End { parent, below, meta, preserve } => set_dir_meta(parent, below, meta, *preserve)
                 .map_err(|e| from_io(&self.shown, "cannot be given its mode and time", &e)),
         };
         match result {
@@ -287,12 +288,25 @@ impl Pending {
     }
 }
 
-fn set_dir_meta(parent: &DirHandle, below: &[u8], meta: &Meta) -> io::Result<DirHandle> {
+/// Sets what differs; returns the directory if anything did.
+fn set_dir_meta(
+    parent: &DirHandle,
+    below: &[u8],
+    meta: &Meta,
+    preserve: Preserve,
+) -> io::Result<Option<DirHandle>> {
     let dir = parent.open_dir_below(below)?;
+    let have = meta_of(&rustix::fs::fstat(&dir)?);
+    let set_time = preserve.mtime && (have.mtime_s, have.mtime_ns) != (meta.mtime_s, meta.mtime_ns);
+    let set_mode = preserve.new_mode.is_none() && permitted_mode(&have) != permitted_mode(meta);
     // Times first: afterwards the mode may forbid us the directory.
-    retry(|| rustix::fs::futimens(&dir, &times_of(meta)))?;
-    retry(|| rustix::fs::fchmod(&dir, permitted_mode(meta)))?;
-    Ok(dir)
+    if set_time {
+        retry(|| rustix::fs::futimens(&dir, &times_of(meta)))?;
+    }
+    if set_mode {
+        retry(|| rustix::fs::fchmod(&dir, permitted_mode(meta)))?;
+    }
+    Ok((set_time || set_mode).then_some(dir))
 }
 
 /// Syncs each file system that has touched directories once; its entries fail if that fails.

@@ -38,6 +38,9 @@ pub(crate) fn checked(dest: &Dest) -> Result<(Space, &[u8]), StoreError> {
     let (space, path) = match &dest.location {
         Location::Jail(path) => (Space::Jail, path),
         Location::Scratch(path) => (Space::Scratch, path),
+        Location::Stream => {
+            return Err(forbidden(b"-", "is no destination of this store; name one below the directory"));
+        }
         Location::Local(path) => {
             return Err(forbidden(path, "cannot be a destination; name one below the destination directory"));
         }

@@ -6,29 +6,40 @@ use super::batch::{Batch, What};
 use super::dest::{DestPlan, Space, checked};
 use super::digest::{Layout, RangeSet, sha256};
 use super::error::{busy, digest_mismatch, exists, forbidden, from_io, refuse, wrong_kind};
-use super::jail::{DirCache, DirHandle, Jail, ensure_below, file_type, remove_tree, retry, times_of};
+use super::jail::{
+    DirCache, DirHandle, Jail, Preserve, ensure_below, file_type, remove_tree, retry, times_of,
+};
 use super::journal::{Identity, Journal};
 use super::names::{check_relative, is_below, split_first, split_last};
 use super::partial::{Staged, TempNames, may_place, reserve};
 use super::quota::{Quota, disk_bytes};
 use super::scratch::Scratch;
 use super::sink::{Sink, set_meta, verified, write_all_at};
-use super::source::{OpenSources, Source};
+use super::source::{OpenSources, Source, StreamStop};
 use super::standing::Standing;
 use super::sweep::Sweep;
 use super::walk::{Places, Walk};
 use super::{SessionKey, Store, may_begin_session};
 use crate::codec::chunk::Encoder;
 use crate::transfer::MAX_CHUNK_SIZE;
+use crate::transfer::filter::Filter;
 use crate::transfer::job::{
     BeginEntry, Dest, Done, EncodeBudget, EntryKind, FileId, Inline, Job, Meta, StoreError, StoreErrorKind,
+    UNKNOWN_SIZE,
 };
+use crate::transfer::sync::{SyncOptions, Verdict};
+use crate::wire::MAX_FILE_BYTES;
+use delete::Removal;
+use offers::Comparison;
 use rustix::fs::FileType;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+
+mod delete;
+mod offers;
 
 /// How a store on disk behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,6 +81,8 @@ struct Target {
     base: Arc<DirHandle>,
     /// Tells its directories apart in the cache.
     id: u64,
+    /// A dry run into a directory that is not there: `base` is not to be used.
+    missing: bool,
 }
 
 /// A directory whose end has come while files below it are still open.
@@ -95,6 +108,10 @@ struct SessionState {
     continued: bool,
     /// Such files, until their digest comes.
     standing: HashMap<FileId, Standing>,
+    options: SyncOptions,
+    comparing: HashMap<FileId, Comparison>,
+    removal: Removal,
+    preserve: Preserve,
     /// Scratch trees that it made.
     scratch: Vec<Vec<u8>>,
 }
@@ -202,6 +219,20 @@ impl Store for FileStore {
             }
             Job::ReadChunk { file, chunk, budget } => self.read_chunk(session, (file, chunk), budget, done),
             Job::FinishSource { file } => self.finish_source(session, file, done),
+            Job::HashSource { file } => self.hash_source(session, file, done),
+            Job::FindEntry { file, root, below, inline_max_bytes } => {
+                let result = self.find_entry(session, (root, below), inline_max_bytes);
+                done.push((session, Done::Found { file, result }));
+            }
+            Job::SetOptions(options) => {
+                let state = self.session(session);
+                // It has been compiled before, by whoever asked for it; nothing is sent if it cannot be.
+                state.walk.set_filter(Filter::new(&options.patterns));
+                state.preserve = Preserve::new(options.no_mode, options.no_mtime);
+                state.options = *options;
+            }
+            Job::Offer(offer) => self.offer(session, *offer, done),
+            Job::Compare { file } => self.compare(session, file, done),
             Job::CloseSource { file } => {
                 self.session(session).sources.remove(&file);
                 self.open_sources.remove(session, file);
@@ -226,8 +257,14 @@ impl Store for FileStore {
                     sink.write_encoded(chunk, codec, crc32, &data).map(answer)
                 });
             }
+            Job::SetSize { file, bytes } => {
+                if let Some(sink) = self.session(session).sinks.get_mut(&file) {
+                    sink.set_size(bytes);
+                }
+            }
             Job::Commit { file, sha256 } => self.commit(session, file, sha256, done),
             Job::Abort { file, keep_partial } => self.abort(session, file, keep_partial),
+            Job::RemoveExtra => self.remove_extra(session, done),
             Job::RemoveScratch(path) => self.remove_scratch(&path),
             Job::EndSession => self.end_session(session),
         }
@@ -291,10 +328,15 @@ impl FileStore {
             self.encoder = encoder;
             return;
         };
-        let result = source.and_then(|source| source.chunk(chunk, &mut encoder, (budget, sharers)));
+        let result = source.and_then(|source| match source.is_stream() {
+            true => source.stream_chunk(chunk, &mut encoder, (budget, sharers)),
+            false => source.chunk(chunk, &mut encoder, (budget, sharers)).map(Ok),
+        });
         self.encoder = encoder;
         let answer = match result {
-            Ok((plain_bytes, encoded)) => Done::Chunk {
+            Ok(Err(StreamStop::Ended(bytes))) => Done::StreamEnded { file, bytes },
+            Ok(Err(StreamStop::Waits)) => Done::StreamWaits { file, chunk },
+            Ok(Ok((plain_bytes, encoded))) => Done::Chunk {
                 file,
                 chunk,
                 codec: encoded.codec,
@@ -343,6 +385,16 @@ impl FileStore {
             Err(e) => return Err(fail(e)),
         };
         let plan = DestPlan::new(dest, is_dir)?;
+        if self.session(session).options.dry_run {
+            // Nothing is made: what is not there counts as empty.
+            let found = self.jail.open_dir(&plan.base);
+            let missing = found.is_err();
+            let base = Arc::new(found.or_else(|_| self.jail.handle()).map_err(fail)?);
+            self.next_target += 1;
+            let target = Target { plan, base, id: self.next_target, missing };
+            self.session(session).target = Some(target);
+            return Ok(());
+        }
         let batch = &mut self.batch;
         let mut touched = |dir| batch.touch(dir);
         let base = match area {
@@ -350,7 +402,7 @@ impl FileStore {
             Some(area) => ensure_below(area, &plan.base, 0o700, path, Some(&mut touched))?,
         };
         self.next_target += 1;
-        let target = Target { plan, base, id: self.next_target };
+        let target = Target { plan, base, id: self.next_target, missing: false };
         let state = self.session(session);
         if space == Space::Scratch {
             state.scratch.push(split_first(path).0.to_vec());
@@ -365,6 +417,18 @@ impl FileStore {
         let file = entry.file;
         let streamed = entry.kind == EntryKind::File && entry.inline.is_none();
         let chunks = if streamed { entry.size.div_ceil(entry.chunk_size.max(1).into()) } else { 0 };
+        self.note_for_removal(session, &entry.path, entry.kind);
+        if self.session(session).options.offers() {
+            let compared = self.begin_compared(session, &entry, done);
+            if let Some(verdict) = compared.map_err(Verdict::Refused).unwrap_or_else(Some) {
+                let answer = match verdict {
+                    Verdict::Equal | Verdict::More => Done::Offered { file, verdict: Verdict::Equal },
+                    Verdict::Wanted => Done::Committed { file, result: Ok(None) },
+                    Verdict::Refused(error) => Done::Committed { file, result: Err(error) },
+                };
+                return done.push((session, answer));
+            }
+        }
         match self.begin_entry(session, entry, done) {
             Ok(()) if streamed => {
                 let state = self.session(session);
@@ -439,7 +503,8 @@ impl FileStore {
         entry: BeginEntry,
     ) -> Result<(), StoreError> {
         // Ours to write into until its end comes, whatever its mode will be then.
-        let mode = (entry.meta.mode & 0o777) | 0o700;
+        let preserved = self.session(session).preserve.new_mode.is_none();
+        let mode = if preserved { (entry.meta.mode & 0o777) | 0o700 } else { 0o777 };
         let fail = |e: io::Error| from_io(&entry.path, "cannot be made", &e);
         if !parent.make_dir(name, mode).map_err(fail)? {
             let stat = parent.stat(name).map_err(fail)?;
@@ -471,7 +536,9 @@ impl FileStore {
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
         let staged = Staged::create_link(dir, name, &entry.target, &mut self.temps).map_err(fail)?;
         // Not every file system keeps times of links: a link without is better than none.
-        let _ = staged.set_link_times(&times_of(&entry.meta));
+        if self.session(session).preserve.mtime {
+            let _ = staged.set_link_times(&times_of(&entry.meta));
+        }
         let what = What::Publish { staged, handle: None, locked: false, overwrite, digest: None };
         self.batch.add(session, entry.file, entry.path, what, 0);
         Ok(())
@@ -500,7 +567,9 @@ impl FileStore {
         self.charge((session, entry.file), entry.size, (&dir, name, 0), &entry.path)?;
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
         let (staged, file) = Staged::create(dir, name, &mut self.temps).map_err(fail)?;
-        let written = write_all_at(&file, 0, &inline.data).and_then(|()| set_meta(&file, &entry.meta));
+        let preserve = self.session(session).preserve;
+        let written =
+            write_all_at(&file, 0, &inline.data).and_then(|()| set_meta(&file, &entry.meta, preserve));
         if let Err(error) = written {
             staged.discard();
             return Err(fail(error));
@@ -537,6 +606,21 @@ impl FileStore {
         let no_resume = target.is_some_and(|t| t.plan.no_resume);
         let target = target.map_or(0, |t| t.id);
         may_place(&dir, name, overwrite, &shown)?;
+        let preserve = self.session(session).preserve;
+        if entry.size == UNKNOWN_SIZE {
+            let fail = |e: io::Error| from_io(&shown, "cannot be written", &e);
+            let staged = Staged::create(dir, name, &mut self.temps).map_err(fail)?;
+            // Until its end is known, all its chunks are whole ones.
+            let size = MAX_FILE_BYTES / u64::from(entry.chunk_size) * u64::from(entry.chunk_size);
+            let layout = Layout { size, chunk_size: entry.chunk_size };
+            let names = (shown, target, place.to_vec());
+            let unfinished = (None, RangeSet::default());
+            let sink = Sink::new(staged, unfinished, layout, names, entry.meta, overwrite)
+                .into_stream()
+                .preserving(preserve);
+            self.session(session).sinks.insert(entry.file, sink);
+            return Ok(());
+        }
         let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
         let identity = Identity::new(name, layout, &entry.meta);
         self.take_over(session, &dir, name, identity, done);
@@ -579,7 +663,8 @@ impl FileStore {
             (shown, target, place.to_vec()),
             entry.meta,
             overwrite,
-        );
+        )
+        .preserving(preserve);
         self.session(session).sinks.insert(entry.file, sink);
         Ok(())
     }
@@ -624,13 +709,21 @@ impl FileStore {
     ) {
         let state = self.sessions.entry(session).or_default();
         let Some(sink) = state.sinks.get_mut(&file) else { return };
-        match step(sink) {
+        let mut result = step(sink);
+        if let Some(quota) = self.quota.as_mut().filter(|_| sink.is_stream())
+            && !quota.grow(session, file, sink.disk_bytes())
+            && result.is_ok()
+        {
+            let why = "takes more than the server's quota leaves; remove something there first";
+            result = Err(refuse(StoreErrorKind::Quota, &sink.shown, why));
+        }
+        match result {
             Ok(answer) => done.push((session, answer)),
             Err(error) => {
                 // A later run goes on with what is there, except with that of a peer that broke the rules.
                 let mut left = 0;
                 if let Some(sink) = state.sinks.remove(&file) {
-                    if error.kind == StoreErrorKind::Forbidden {
+                    if error.kind == StoreErrorKind::Forbidden || sink.is_stream() {
                         sink.discard();
                     } else {
                         left = sink.disk_bytes();
@@ -703,7 +796,7 @@ impl FileStore {
                 }
                 // With a wrong digest there is no telling what is wrong: the next run is to be clean. When the disk
                 // has failed, what it can still read is worth keeping.
-                if error.kind == StoreErrorKind::DigestMismatch || !sink.is_complete() {
+                if error.kind == StoreErrorKind::DigestMismatch || !sink.is_complete() || sink.is_stream() {
                     sink.discard();
                 }
                 done.push((session, Done::Committed { file, result: Err(error) }));
@@ -714,6 +807,7 @@ impl FileStore {
 
     fn abort(&mut self, session: SessionKey, file: FileId, keep_partial: bool) {
         if let Some(sink) = self.session(session).sinks.remove(&file) {
+            let keep_partial = keep_partial && !sink.is_stream();
             let left = if keep_partial { sink.disk_bytes() } else { 0 };
             if !keep_partial {
                 sink.discard();
@@ -776,7 +870,7 @@ impl FileStore {
                 Ok(parent) => (parent, name.to_vec()),
                 Err(_) => (end.base, end.place),
             };
-            let what = What::End { parent, below, meta: end.meta };
+            let what = What::End { parent, below, meta: end.meta, preserve: state.preserve };
             self.batch.add(session, end.file, end.shown, what, 0);
         }
     }
@@ -805,7 +899,8 @@ impl FileStore {
         for (file, sink) in &state.sinks {
             self.uncharge((session, *file), sink.disk_bytes());
         }
-        drop(state.sinks);
+        // A stream cannot be gone on with.
+        state.sinks.into_values().filter(Sink::is_stream).for_each(Sink::discard);
         for path in state.scratch {
             self.remove_scratch(&path);
         }

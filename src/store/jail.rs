@@ -138,6 +138,34 @@ pub(crate) fn meta_of(stat: &Stat) -> Meta {
     }
 }
 
+/// What of mode and time is taken over from the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Preserve {
+    /// The modification time.
+    pub(crate) mtime: bool,
+    /// `None`: the mode; else the mode that files get instead, that of new ones.
+    pub(crate) new_mode: Option<u32>,
+}
+
+impl Default for Preserve {
+    fn default() -> Self {
+        Self { mtime: true, new_mode: None }
+    }
+}
+
+impl Preserve {
+    /// As the client wishes.
+    pub(crate) fn new(no_mode: bool, no_mtime: bool) -> Self {
+        let new_mode = no_mode.then(|| {
+            // The only way to learn it is to set it; nobody else makes files meanwhile but this thread.
+            let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+            rustix::process::umask(mask);
+            0o666 & !mask.bits()
+        });
+        Self { mtime: !no_mtime, new_mode }
+    }
+}
+
 /// The modes that a store sets for a peer: no set-user-ID, set-group-ID or sticky bit, which would hand the
 /// server's identity to whoever uploads.
 pub(crate) fn permitted_mode(meta: &Meta) -> Mode {

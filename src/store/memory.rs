@@ -2,6 +2,7 @@
 //! Owns: one tree of files, directories and links, the partials, and per session its walk, sources and sinks.
 //! Implements: docs/PROTOCOL.md, "Files".
 
+mod offers;
 mod sink;
 mod source;
 
@@ -9,6 +10,7 @@ use super::names::join;
 use super::{SessionKey, Store, may_begin_session};
 use crate::codec::chunk::Encoder;
 use crate::transfer::job::{Done, EntryKind, FileId, Job, Location, Meta, StoreErrorKind};
+use crate::transfer::sync::SyncOptions;
 use bytes::Bytes;
 use sink::{Partial, Receiving};
 use source::Sending;
@@ -17,6 +19,8 @@ use std::collections::{BTreeMap, HashMap};
 /// Files larger than this are refused as if the disk were full, unless `set_capacity` says otherwise.
 /// Own choice: more than any benchmark needs, less than would hurt a test machine (pages are touched lazily).
 const DEFAULT_CAPACITY_BYTES: u64 = 8 << 30;
+/// The file in the tree that stands for standard input.
+const STREAM: &[u8] = b".fulmar-stdin";
 /// Where `Location::Scratch` lies in the tree; peers cannot name it.
 const SCRATCH_DIR: &[u8] = b".fulmar-scratch-memory";
 
@@ -140,6 +144,7 @@ struct Faults {
 struct SessionState {
     sending: Sending,
     receiving: Receiving,
+    options: SyncOptions,
 }
 
 /// A store in memory. See the module's head.
@@ -198,6 +203,11 @@ impl MemoryStore {
         self.tree.insert(stripped(path), Node::Symlink(target.to_vec(), Meta::default()));
     }
 
+    /// What standard input holds.
+    pub fn insert_stream(&mut self, content: Content) {
+        self.tree.insert(STREAM, Node::File(content, Meta { mode: 0o644, ..Meta::default() }));
+    }
+
     /// Removes a node and everything below it.
     pub fn remove(&mut self, path: &[u8]) {
         self.tree.remove(stripped(path));
@@ -218,7 +228,11 @@ impl MemoryStore {
 
     /// All nodes with their paths, depth first, each directory's names in order; scratch space left out.
     pub fn nodes(&self) -> impl Iterator<Item = (Vec<u8>, &Node)> {
-        self.tree.0.iter().filter(|(k, _)| !k.starts_with(SCRATCH_DIR)).map(|(k, node)| (path_of(k), node))
+        self.tree
+            .0
+            .iter()
+            .filter(|(k, _)| !k.starts_with(SCRATCH_DIR) && *k != STREAM)
+            .map(|(k, node)| (path_of(k), node))
     }
 
     /// How many partials are kept for resume, and how many files are open for writing.
@@ -263,6 +277,7 @@ impl MemoryStore {
         match location {
             Location::Local(path) => stripped(path).to_vec(),
             Location::Jail(path) => path.clone(),
+            Location::Stream => STREAM.to_vec(),
             Location::Scratch(path) => join(SCRATCH_DIR, path),
         }
     }
@@ -291,6 +306,13 @@ impl Store for MemoryStore {
             }
             Job::ReadChunk { file, chunk, budget } => self.read_chunk(session, (file, chunk), budget, out),
             Job::FinishSource { file } => self.finish_source(session, file, out),
+            Job::HashSource { file } => self.hash_source(session, file, out),
+            Job::FindEntry { file, root, below, inline_max_bytes } => {
+                out(self.find_entry(session, file, root, &below, inline_max_bytes));
+            }
+            Job::SetOptions(options) => self.sessions.entry(session).or_default().options = *options,
+            Job::Offer(offer) => self.offer(session, *offer, out),
+            Job::Compare { .. } => {}
             Job::CloseSource { file } => self.sending(session).close(file),
             Job::SetDest(dest) => out(Done::DestSet(self.set_dest(session, &dest))),
             Job::Continue => self.receiving(session).set_continued(),
@@ -300,8 +322,11 @@ impl Store for MemoryStore {
             Job::WriteEncoded { file, chunk, codec, crc32, data } => {
                 self.write_encoded(session, file, chunk, codec, crc32, &data, out);
             }
+            Job::SetSize { file, bytes } => self.set_size(session, file, bytes),
             Job::Commit { file, sha256 } => self.commit(session, file, sha256, out),
             Job::Abort { file, keep_partial } => self.abort(session, file, keep_partial, out),
+            // The memory store remembers no manifest: a removal finds nothing.
+            Job::RemoveExtra => out(Done::Removed { paths: Vec::new(), more: false, error: None }),
             Job::RemoveScratch(path) => self.tree.remove(&join(SCRATCH_DIR, &path)),
             Job::EndSession => self.end_session(session),
         }

@@ -14,11 +14,13 @@ mod journal;
 pub mod memory;
 mod names;
 mod partial;
+mod pipe;
 mod quota;
 mod scratch;
 mod sink;
 mod source;
 mod standing;
+pub mod stdout;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,7 @@ fn may_begin_session(job: &Job) -> bool {
         job,
         Job::AddRoot(_)
             | Job::NextEntries { .. }
+            | Job::SetOptions(_)
             | Job::SetDest(_)
             | Job::Continue
             | Job::Begin(_)

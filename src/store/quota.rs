@@ -102,6 +102,16 @@ impl Quota {
         self.limit_bytes.saturating_sub(self.used_bytes)
     }
 
+    /// A stream has come to take `bytes`; false if they exceed the quota.
+    pub(crate) fn grow(&mut self, session: SessionKey, file: FileId, bytes: u64) -> bool {
+        let charge = self.under_way.entry((session, file)).or_default();
+        let more = bytes.saturating_sub(charge.added_bytes);
+        charge.added_bytes += more;
+        charge.whole_bytes = charge.added_bytes;
+        self.used_bytes = self.used_bytes.saturating_add(more);
+        self.used_bytes <= self.limit_bytes
+    }
+
     /// A file has got its name.
     pub(crate) fn placed(&mut self, session: SessionKey, file: FileId) {
         let Some(charge) = self.under_way.remove(&(session, file)) else { return };

@@ -4,14 +4,13 @@
 
 use super::digest::{Layout, RangeSet, Received};
 use super::error::{digest_mismatch, forbidden, from_io, refuse};
-use super::jail::DirHandle;
-use super::jail::{permitted_mode, retry, times_of};
+use super::jail::{DirHandle, Preserve, permitted_mode, retry, times_of};
 use super::journal::{Identity, Journal};
 use super::partial::Staged;
 use crate::codec::chunk::{crc32, decode_chunk};
 use crate::transfer::job::{ChunkCodec, Meta, Overwrite, StoreError, StoreErrorKind};
 use rustix::buffer::spare_capacity;
-use rustix::fs::Advice;
+use rustix::fs::{Advice, Mode};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
@@ -46,6 +45,8 @@ pub(crate) struct Sink {
     pushed_bytes: u64,
     /// How often chunks were found changed at the end.
     rechecks: u32,
+    stream: bool,
+    preserve: Preserve,
 }
 
 /// Reads exactly `len` bytes at `offset` into `buffer`; a file that ends before is an `UnexpectedEof`.
@@ -104,7 +105,31 @@ impl Sink {
             buffer: Vec::new(),
             pushed_bytes: 0,
             rechecks: 0,
+            preserve: Preserve::default(),
+            stream: false,
         }
+    }
+
+    /// What of mode and time is set at the end.
+    pub(crate) fn preserving(mut self, preserve: Preserve) -> Self {
+        self.preserve = preserve;
+        self
+    }
+
+    /// A file of unknown size, that nobody can go on with.
+    pub(crate) fn into_stream(mut self) -> Self {
+        self.stream = true;
+        self
+    }
+
+    /// Whether it began as one of unknown size.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.stream
+    }
+
+    /// A stream has ended.
+    pub(crate) fn set_size(&mut self, bytes: u64) {
+        self.received.layout.size = bytes;
     }
 
     /// The chunks that are whole.
@@ -254,7 +279,7 @@ impl Sink {
             Some(value) if value != sha256 => return Err(digest_mismatch(&self.shown)),
             Some(_) => {}
         }
-        set_meta(&self.file, &self.meta).map_err(|e| self.write_error(&e))
+        set_meta(&self.file, &self.meta, self.preserve).map_err(|e| self.write_error(&e))
     }
 
     /// Gives up the hidden file and its handle, which holds the lock.
@@ -284,7 +309,8 @@ pub(crate) fn verified(file: &File, journal: &Journal, layout: Layout) -> RangeS
 }
 
 /// Sets mode and mtime of a file that is about to get its name.
-pub(crate) fn set_meta(file: &File, meta: &Meta) -> io::Result<()> {
-    retry(|| rustix::fs::fchmod(file, permitted_mode(meta)))?;
-    retry(|| rustix::fs::futimens(file, &times_of(meta)))
+pub(crate) fn set_meta(file: &File, meta: &Meta, preserve: Preserve) -> io::Result<()> {
+    let mode = preserve.new_mode.map_or(permitted_mode(meta), Mode::from_raw_mode);
+    retry(|| rustix::fs::fchmod(file, mode))?;
+    if preserve.mtime { retry(|| rustix::fs::futimens(file, &times_of(meta))) } else { Ok(()) }
 }

@@ -6,9 +6,12 @@ use super::SessionKey;
 use super::digest::{Layout, Sequential};
 use super::error::{from_io, refuse, source_changed};
 use super::jail::{file_type, meta_of};
+use super::pipe::{Piece, PipeReader};
 use super::sink::read_exact_at;
 use crate::codec::chunk::{EncodedChunk, Encoder};
-use crate::transfer::job::{Compression, EncodeBudget, FileId, Meta, StoreError, StoreErrorKind};
+use crate::transfer::job::{
+    Compression, EncodeBudget, FileId, Meta, StoreError, StoreErrorKind, UNKNOWN_SIZE,
+};
 use bytes::Bytes;
 use rustix::fs::FileType;
 use std::collections::VecDeque;
@@ -17,6 +20,15 @@ use std::fs::File;
 /// Handles of sources open at once, over all sessions; the one opened longest ago is closed first, and opened
 /// again when it is read. Own choice: a quarter of the usual RLIMIT_NOFILE of 1024.
 const MAX_OPEN: usize = 256;
+
+/// Why there is no chunk of a stream.
+#[derive(Debug)]
+pub(crate) enum StreamStop {
+    /// It has ended, with so many bytes.
+    Ended(u64),
+    /// Nothing has come yet.
+    Waits,
+}
 
 /// A file being sent.
 #[derive(Debug)]
@@ -32,6 +44,8 @@ pub(crate) struct Source {
     compress: Compression,
     digest: Sequential,
     file: Option<File>,
+    /// Standard input, in place of a file.
+    stream: Option<PipeReader>,
     /// Device and inode number at the first opening.
     id: Option<(u64, u64)>,
 }
@@ -45,16 +59,25 @@ impl Source {
         compress: Compression,
     ) -> Self {
         let digest = Sequential::default();
-        Self { root, below, shown, layout, meta, compress, digest, file: None, id: None }
+        Self { root, below, shown, layout, meta, compress, digest, file: None, stream: None, id: None }
     }
 
     /// True if its handle is open.
     pub(crate) fn is_open(&self) -> bool {
-        self.file.is_some()
+        self.file.is_some() || self.stream.is_some()
+    }
+
+    /// True if it is a stream, once it is open.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.stream.is_some()
     }
 
     /// Takes a fresh handle, if it is that of the file which the walk found.
     pub(crate) fn set_file(&mut self, file: File) -> Result<(), StoreError> {
+        if self.layout.size == UNKNOWN_SIZE {
+            self.stream = Some(PipeReader::new(file, self.layout.chunk_size));
+            return Ok(());
+        }
         let stat = rustix::fs::fstat(&file).map_err(|e| from_io(&self.shown, "cannot be read", &e.into()))?;
         let id = (stat.st_dev, stat.st_ino);
         self.check(&file)?;
@@ -107,6 +130,49 @@ impl Source {
         Ok((plain_bytes, encoder.encode(Bytes::from(plain), self.compress, budget, sharers)))
     }
 
+    /// The next chunk of a stream, or one that was read lately; `Err` in the inner result: there is none, and why.
+    pub(crate) fn stream_chunk(
+        &mut self,
+        chunk: u64,
+        encoder: &mut Encoder,
+        (budget, sharers): (EncodeBudget, usize),
+    ) -> Result<Result<(u32, EncodedChunk), StreamStop>, StoreError> {
+        let Some(stream) = &mut self.stream else {
+            return Err(refuse(StoreErrorKind::Io, &self.shown, "was read while it was closed"));
+        };
+        let piece = stream.read(chunk).map_err(|e| from_io(&self.shown, "cannot be read", &e))?;
+        if let Some(total) = stream.total() {
+            self.layout.size = total;
+        }
+        let plain = match piece {
+            Piece::Data(plain) => plain,
+            Piece::Ended(bytes) => return Ok(Err(StreamStop::Ended(bytes))),
+            Piece::Waits => return Ok(Err(StreamStop::Waits)),
+            Piece::Gone => {
+                let why = "came wrong and cannot be read a second time; run the command again";
+                return Err(refuse(StoreErrorKind::Io, &self.shown, why));
+            }
+        };
+        self.digest.take(chunk, &plain);
+        let plain_bytes = plain.len() as u32;
+        // The receiver learns the length of the last chunk from a raw one only.
+        let whole = plain_bytes == self.layout.chunk_size;
+        let compress = if whole { self.compress } else { Compression::None };
+        Ok(Ok((plain_bytes, encoder.encode(plain, compress, budget, sharers))))
+    }
+
+    /// Hashes about `bytes` more of it; the digest when all is hashed and it did not change meanwhile.
+    pub(crate) fn hash_step(&mut self, bytes: u64) -> Result<Option<[u8; 32]>, StoreError> {
+        let mut left = bytes;
+        while left > 0 && self.digest.next() < self.layout.count() {
+            let chunk = self.digest.next();
+            let plain = self.read(chunk)?;
+            left = left.saturating_sub(plain.len() as u64);
+            self.digest.take(chunk, &plain);
+        }
+        if self.digest.next() < self.layout.count() { Ok(None) } else { self.finish().map(Some) }
+    }
+
     /// The digest of the whole file, if it did not change meanwhile.
     pub(crate) fn finish(&mut self) -> Result<[u8; 32], StoreError> {
         while self.digest.next() < self.layout.count() {
@@ -114,7 +180,9 @@ impl Source {
             let plain = self.read(chunk)?;
             self.digest.take(chunk, &plain);
         }
-        self.check(self.file()?)?;
+        if self.stream.is_none() {
+            self.check(self.file()?)?;
+        }
         Ok(self.digest.value())
     }
 }

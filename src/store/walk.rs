@@ -11,8 +11,10 @@ use super::jail::{DirHandle, Jail, as_path, file_type, meta_of, retry};
 use super::names::{HIDDEN_PREFIX, check_relative, join, split_last};
 use super::scratch::Scratch;
 use super::sink::read_exact_at;
+use crate::transfer::filter::{Filter, IgnoreFile, MAX_IGNORE_FILE_BYTES};
 use crate::transfer::job::{
     EntryError, EntryKind, Inline, Location, Meta, SourceEntry, SourceRoot, StoreError, StoreErrorKind,
+    UNKNOWN_SIZE,
 };
 use bytes::Bytes;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
@@ -31,6 +33,8 @@ const OPEN_FRAMES: usize = 8;
 const OPEN_ROOTS: usize = 2;
 /// Bytes of small files after which an answer goes out, however few entries it has.
 const INLINE_BYTES_AT_ONCE: u64 = 4 << 20;
+/// Entries looked at for one answer, however many of them are left out.
+const LOOKS_AT_ONCE: usize = 4096;
 /// How often a small file is read again when it changes meanwhile.
 const READ_ATTEMPTS: usize = 3;
 const DOING: &str = "cannot be read";
@@ -66,6 +70,8 @@ struct Frame {
     names: Vec<Vec<u8>>,
     /// The rest of a very large directory.
     more: Option<rustix::fs::Dir>,
+    /// Ignore files that hold here, with their directories below the root; the outermost first.
+    ignores: Vec<(Vec<u8>, Arc<IgnoreFile>)>,
     meta: Meta,
 }
 
@@ -77,11 +83,22 @@ pub(crate) struct Walk {
     at: usize,
     stack: Vec<Frame>,
     open_roots: VecDeque<usize>,
+    filter: Filter,
+    /// Patterns that cannot be read: nothing is found, so that nothing is sent by mistake.
+    bad_filter: Option<String>,
     /// The directory of the file opened last.
     last_parent: Option<(u32, Vec<u8>, Arc<DirHandle>)>,
 }
 
 impl Walk {
+    /// What is left out.
+    pub(crate) fn set_filter(&mut self, filter: Result<Filter, String>) {
+        match filter {
+            Ok(filter) => self.filter = filter,
+            Err(why) => self.bad_filter = Some(why),
+        }
+    }
+
     /// Adds a root.
     pub(crate) fn add_root(&mut self, spec: SourceRoot) {
         self.roots.push(Root { spec, dir: None });
@@ -107,9 +124,10 @@ impl Walk {
         list_only: bool,
     ) -> Found {
         let mut found = Vec::new();
-        let mut inline_bytes = 0;
+        let (mut inline_bytes, mut looks) = (0, 0);
         let inline_max = if list_only { None } else { Some(inline_max_bytes) };
-        while found.len() < max && inline_bytes < INLINE_BYTES_AT_ONCE {
+        while found.len() < max && inline_bytes < INLINE_BYTES_AT_ONCE && looks < LOOKS_AT_ONCE {
+            looks += 1;
             let step = if let Some(frame) = self.stack.last_mut() {
                 match frame.next_name() {
                     Ok(Some(name)) => self.visit(places, &name, inline_max),
@@ -140,11 +158,20 @@ impl Walk {
     ) -> Option<Result<SourceEntry, EntryError>> {
         let at = self.at;
         let spec = &self.roots[at].spec;
+        if let Some(why) = &self.bad_filter {
+            self.at += 1;
+            let path = spec.name.clone();
+            return Some(Err(EntryError { error: refuse(StoreErrorKind::Forbidden, &path, why), path }));
+        }
         let mut path = spec.name.clone();
         if path.is_empty() {
             path = split_last(location_path(&spec.location)).1.to_vec();
         }
         let shown = self.shown(at as u32, b"");
+        if spec.location == Location::Stream {
+            self.at += 1;
+            return Some(stream_entry(at as u32, path, &shown));
+        }
         let opened = open_root(places, &spec.location, &shown);
         let named = !spec.name.is_empty();
         match opened {
@@ -158,11 +185,14 @@ impl Walk {
             }
             Ok(Opened::Dir(dir)) => {
                 self.keep_root(at, &dir);
-                let (meta, frame) = match Frame::open(dir, Vec::new()) {
+                let opened = Frame::open(dir, Vec::new())
+                    .map_err(|e| from_io(&shown, DOING, &e))
+                    .and_then(|frame| frame.with_ignores(&self.filter, &[], &shown));
+                let (meta, frame) = match opened {
                     Ok(frame) => (frame.meta, frame),
-                    Err(e) => {
+                    Err(error) => {
                         self.at += 1;
-                        return Some(Err(EntryError { error: from_io(&shown, DOING, &e), path: shown }));
+                        return Some(Err(EntryError { error, path: shown }));
                     }
                 };
                 self.stack.push(frame);
@@ -206,7 +236,7 @@ impl Walk {
         let path = join(&self.roots[self.at].spec.name, &below);
         let found =
             self.inner_dir(places, &path).and_then(|dir| self.look(&dir, name, &below, &path, inline));
-        Some(found.map_err(|error| EntryError { path, error }))
+        found.map_err(|error| EntryError { path, error }).transpose()
     }
 
     fn look(
@@ -216,21 +246,27 @@ impl Walk {
         below: &[u8],
         path: &[u8],
         inline: Option<u64>,
-    ) -> Result<SourceEntry, StoreError> {
+    ) -> Result<Option<SourceEntry>, StoreError> {
         let fail = |e: io::Error| from_io(path, DOING, &e);
         let stat = dir.stat(name).map_err(fail)?;
         let root = self.at as u32;
         let meta = meta_of(&stat);
+        if !self.filter.is_empty() && self.leaves_out(below, file_type(&stat) == FileType::Directory) {
+            return Ok(None);
+        }
         match file_type(&stat) {
             FileType::Directory => {
                 if inline.is_some() {
                     let child = Arc::new(dir.open_dir(name).map_err(fail)?);
-                    self.stack.push(Frame::open(child, below.to_vec()).map_err(fail)?);
+                    let frame = Frame::open(child, below.to_vec()).map_err(fail)?;
+                    let above = self.stack.last().map_or(&[][..], |frame| &frame.ignores);
+                    let frame = frame.with_ignores(&self.filter, above, path)?;
+                    self.stack.push(frame);
                     if let Some(outer) = self.stack.len().checked_sub(OPEN_FRAMES + 1) {
                         self.stack[outer].dir = None;
                     }
                 }
-                Ok(entry(root, below.to_vec(), path.to_vec(), EntryKind::Dir, meta))
+                Ok(Some(entry(root, below.to_vec(), path.to_vec(), EntryKind::Dir, meta)))
             }
             FileType::RegularFile => {
                 let mut entry = entry(root, below.to_vec(), path.to_vec(), EntryKind::File, meta);
@@ -238,17 +274,24 @@ impl Walk {
                 if inline.is_some_and(|max| entry.size <= max) {
                     read_inline(&dir.open_file(name).map_err(fail)?, &mut entry, inline.unwrap_or(0))?;
                 }
-                Ok(entry)
+                Ok(Some(entry))
             }
             FileType::Symlink => {
                 let target = retry(|| rustix::fs::readlinkat(dir, name, Vec::new())).map_err(fail)?;
                 let meta = Meta { mode: 0, ..meta };
                 let mut entry = entry(root, below.to_vec(), path.to_vec(), EntryKind::Symlink, meta);
                 entry.target = target.into_bytes();
-                Ok(entry)
+                Ok(Some(entry))
             }
             _ => Err(special(path)),
         }
+    }
+
+    fn leaves_out(&self, below: &[u8], is_dir: bool) -> bool {
+        let ignores = self.stack.last().map_or(&[][..], |frame| &frame.ignores);
+        let ignores: Vec<(&[u8], &IgnoreFile)> =
+            ignores.iter().map(|(dir, file)| (dir.as_slice(), &**file)).collect();
+        self.filter.leaves_out(below, is_dir, &ignores)
     }
 
     /// The innermost directory, opened again if its handle was given up.
@@ -278,6 +321,32 @@ impl Walk {
             }
             Opened::File(_) => Err(source_changed(&shown)),
         }
+    }
+
+    /// A file that the walk found, as it is now.
+    pub(crate) fn find(
+        &mut self,
+        places: &Places<'_>,
+        root: u32,
+        below: Vec<u8>,
+        inline_max_bytes: u64,
+    ) -> Result<SourceEntry, EntryError> {
+        let mut path = self.shown(root, &below);
+        let name = self.roots.get(root as usize).map(|root| &root.spec.name);
+        if below.is_empty() && name.is_some_and(Vec::is_empty) {
+            path = split_last(&path).1.to_vec();
+        }
+        let fail = |path: Vec<u8>, error| EntryError { path, error };
+        let file = match self.open_file(places, root, &below, &path) {
+            Ok(file) => file,
+            Err(error) => return Err(fail(path, error)),
+        };
+        let is_file = rustix::fs::fstat(&file).is_ok_and(|stat| file_type(&stat) == FileType::RegularFile);
+        if !is_file {
+            let error = source_changed(&path);
+            return Err(fail(path, error));
+        }
+        file_entry(file, root, below, path, Some(inline_max_bytes))
     }
 
     /// Opens a file that the walk found.
@@ -328,10 +397,41 @@ impl Frame {
             more: Some(rustix::fs::Dir::read_from(&dir)?),
             dir: Some(dir),
             names: Vec::new(),
+            ignores: Vec::new(),
             meta,
         };
         frame.refill()?;
         Ok(frame)
+    }
+
+    /// Adds the ignore files in this directory to those above it.
+    fn with_ignores(
+        mut self,
+        filter: &Filter,
+        above: &[(Vec<u8>, Arc<IgnoreFile>)],
+        shown: &[u8],
+    ) -> Result<Self, StoreError> {
+        self.ignores = above.to_vec();
+        let Some(dir) = self.dir.as_ref().filter(|_| !filter.ignore_files().is_empty()) else {
+            return Ok(self);
+        };
+        for name in filter.ignore_files() {
+            let path = join(shown, name);
+            let file = match dir.open_file(name) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(from_io(&path, DOING, &e)),
+            };
+            let mut text = Vec::new();
+            let read = io::Read::take(file, MAX_IGNORE_FILE_BYTES as u64 + 1);
+            io::Read::read_to_end(&mut { read }, &mut text).map_err(|e| from_io(&path, DOING, &e))?;
+            if text.len() > MAX_IGNORE_FILE_BYTES {
+                let why = "is too long for an ignore file (64 KiB); shorten it or do not name it";
+                return Err(refuse(StoreErrorKind::Limit, &path, why));
+            }
+            self.ignores.push((self.below.clone(), Arc::new(IgnoreFile::parse(&text))));
+        }
+        Ok(self)
     }
 
     /// Takes in the next run of names.
@@ -363,12 +463,26 @@ impl Frame {
 }
 
 fn location_path(location: &Location) -> &[u8] {
-    let (Location::Local(path) | Location::Jail(path) | Location::Scratch(path)) = location;
+    let path = match location {
+        Location::Local(path) | Location::Jail(path) | Location::Scratch(path) => path,
+        Location::Stream => return b"-",
+    };
     path.strip_suffix(b"/").unwrap_or(path)
 }
 
 fn size_of(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+/// Standard input, of no known size, as of now.
+fn stream_entry(root: u32, path: Vec<u8>, shown: &[u8]) -> Result<SourceEntry, EntryError> {
+    let mut entry = entry(root, Vec::new(), path, EntryKind::File, super::pipe::new_meta());
+    entry.size = UNKNOWN_SIZE;
+    if entry.path.is_empty() {
+        Err(EntryError { path: shown.to_vec(), error: special(shown) })
+    } else {
+        Ok(entry)
+    }
 }
 
 fn special(path: &[u8]) -> StoreError {
@@ -438,6 +552,7 @@ fn open_root(places: &Places<'_>, location: &Location, shown: &[u8]) -> Result<O
     let fail = |e: io::Error| from_io(shown, DOING, &e);
     let (parent, name) = match location {
         Location::Local(path) => return open_local(path, shown),
+        Location::Stream => return super::pipe::stdin().map(Opened::File).map_err(fail),
         Location::Jail(path) if path.is_empty() => {
             return Ok(Opened::Dir(Arc::new(places.jail.handle().map_err(fail)?)));
         }

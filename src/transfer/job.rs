@@ -5,12 +5,16 @@
 //! A store runs the jobs of one session in the order in which they were given. Jobs never block the event loop:
 //! `net` runs them on a helper thread, `sim` inline.
 
+use super::sync::{Offer, SyncOptions, Verdict};
 use bytes::Bytes;
 use std::ops::Range;
 
 /// A file of one session and one direction, numbered by its sender from 0 up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(pub u64);
+
+/// The size of a file that is a stream: known only at its end.
+pub const UNKNOWN_SIZE: u64 = u64::MAX;
 
 /// What a manifest entry describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,6 +105,8 @@ pub enum Location {
     Local(Vec<u8>),
     /// A path from a peer, relative to the store's jail; resolved beneath it, never outside.
     Jail(Vec<u8>),
+    /// A byte stream of the local user: standard input as a source, standard output as a destination.
+    Stream,
     /// A path in the store's own scratch space, relative to the jail (echo copies); peers cannot name it.
     Scratch(Vec<u8>),
 }
@@ -134,7 +140,7 @@ pub struct SourceEntry {
     pub kind: EntryKind,
     /// Mode and mtime (zero for symlinks' mode).
     pub meta: Meta,
-    /// Bytes (files only).
+    /// Bytes (files only); `UNKNOWN_SIZE` for a stream.
     pub size: u64,
     /// Link target (symlinks only).
     pub target: Vec<u8>,
@@ -201,11 +207,31 @@ pub enum Job {
         /// The file.
         file: FileId,
     },
+    /// Goes on with the SHA-256 of an opened source, for a bounded time. Answer: `Done::SourceHashed`.
+    HashSource {
+        /// The file.
+        file: FileId,
+    },
+    /// Looks again at a file that was offered, now that it is wanted. Answer: `Done::Found`.
+    FindEntry {
+        /// The offer.
+        file: FileId,
+        /// Index of the root.
+        root: u32,
+        /// Path below the root.
+        below: Vec<u8>,
+        /// Largest file that is read whole.
+        inline_max_bytes: u64,
+    },
     /// Forget the file. No answer.
     CloseSource {
         /// The file.
         file: FileId,
     },
+
+    // ---- both ----
+    /// What the client wishes beyond moving everything; before roots and destination. No answer.
+    SetOptions(Box<SyncOptions>),
 
     // ---- receiving ----
     /// Where what follows goes; before any `Begin`. Answer: `Done::DestSet`.
@@ -217,6 +243,13 @@ pub enum Job {
     /// Starts an entry. Files without `inline`: `Done::Began`. Everything else: `Done::Committed`, when it is
     /// under its final name and synced (batched).
     Begin(Box<BeginEntry>),
+    /// A file that may be there already. Answer: `Done::Offered`.
+    Offer(Box<Offer>),
+    /// Goes on with a comparison, for a bounded time. Answer: `Done::Offered`.
+    Compare {
+        /// The offer.
+        file: FileId,
+    },
     /// Plain bytes at a file offset. Answer: `Done::Written`, or `Done::SinkFailed` once.
     Write {
         /// The file.
@@ -249,6 +282,13 @@ pub enum Job {
         /// The bytes.
         data: Bytes,
     },
+    /// A stream being received turned out to have this size. No answer.
+    SetSize {
+        /// The file.
+        file: FileId,
+        /// Bytes in all.
+        bytes: u64,
+    },
     /// All chunks are stored: compare the digest, sync, rename. Answer: `Done::Committed`.
     Commit {
         /// The file.
@@ -263,6 +303,8 @@ pub enum Job {
         /// Keep what has come so far.
         keep_partial: bool,
     },
+    /// Removes some of what the manifest did not name, from the directories that it did. Answer: `Done::Removed`.
+    RemoveExtra,
     /// Removes a tree of the scratch space (an echo copy). No answer.
     RemoveScratch(Vec<u8>),
 
@@ -281,7 +323,7 @@ pub struct BeginEntry {
     pub kind: EntryKind,
     /// Mode and mtime to set at the end.
     pub meta: Meta,
-    /// Bytes (files only).
+    /// Bytes (files only); `UNKNOWN_SIZE` for a stream.
     pub size: u64,
     /// Plain bytes per chunk (files only).
     pub chunk_size: u32,
@@ -316,6 +358,20 @@ pub enum Done {
         /// The bytes.
         data: Bytes,
     },
+    /// A stream has ended: it has so many bytes. In place of a chunk that does not exist.
+    StreamEnded {
+        /// The file.
+        file: FileId,
+        /// Bytes in all.
+        bytes: u64,
+    },
+    /// A stream has no whole chunk yet: ask again.
+    StreamWaits {
+        /// The file.
+        file: FileId,
+        /// The chunk.
+        chunk: u64,
+    },
     /// SHA-256 of the whole source.
     SourceDigest {
         /// The file.
@@ -331,6 +387,36 @@ pub enum Done {
         file: FileId,
         /// What went wrong.
         error: StoreError,
+    },
+    /// The SHA-256 of an opened source; `None`: not yet, ask again.
+    SourceHashed {
+        /// The file.
+        file: FileId,
+        /// The digest, or why there is none.
+        result: Result<Option<[u8; 32]>, StoreError>,
+    },
+    /// An offered file as it is now.
+    Found {
+        /// The offer.
+        file: FileId,
+        /// The entry, or why it cannot be sent.
+        result: Result<SourceEntry, EntryError>,
+    },
+    /// What became of an offer; `Equal` also for a directory or link that is there, when the client wished to compare.
+    Offered {
+        /// The offer.
+        file: FileId,
+        /// What the store makes of it.
+        verdict: Verdict,
+    },
+    /// What was removed, or would be in a dry run.
+    Removed {
+        /// Paths below the destination.
+        paths: Vec<(Vec<u8>, EntryKind)>,
+        /// There is more to look at: ask again.
+        more: bool,
+        /// Why it ends here.
+        error: Option<StoreError>,
     },
     /// The destination is usable, or not.
     DestSet(Result<(), StoreError>),

@@ -3,9 +3,11 @@
 //! Implements: docs/PROTOCOL.md, "Transfer".
 
 pub mod confirmed;
+pub mod filter;
 pub mod job;
 pub mod receiver;
 pub mod sender;
+pub mod sync;
 
 #[cfg(test)]
 mod tests;

@@ -4,38 +4,32 @@
 
 use super::job::{
     BeginEntry, ChunkCodec, Dest, Done, EntryKind, FileId, Job, SourceEntry, StoreError, StoreErrorKind,
+    UNKNOWN_SIZE,
 };
 use super::sender::{MAX_STREAMED, MAX_UNRESOLVED};
 use crate::arq::rangeset::RangeSet;
 use crate::session::event::{Direction, Event};
 use crate::session::refusal::{Refusal, Refusals};
-use crate::wire::frame::Segment;
+use crate::wire::MAX_HAVE_RANGES;
 use crate::wire::message::Message;
-use crate::wire::{MAX_GENERATION, MAX_HAVE_RANGES};
-use bytes::Bytes;
+use offers::Offers;
+use removal::Removal;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
+use streams::most_of_stream;
+
+mod assembly;
+mod offers;
+mod removal;
+mod streams;
 
 /// Most chunks in assembly at once in one session; a sender holds its chunks in memory too, so an honest one has fewer.
 pub const MAX_OPEN_CHUNKS: usize = 4096;
 /// Segments that came before their manifest entry are kept up to this many bytes.
 pub const MAX_EARLY_BYTES: usize = 2 << 20;
-/// Contiguous segments are joined into one write of up to this size.
-const WRITE_JOIN_BYTES: usize = 256 * 1024;
-/// A join grows by so much at a time.
-const WRITE_STEP_BYTES: usize = 32 * 1024;
-/// Jobs of one session that wait for the store: scattered segments make one each.
-const MAX_JOBS: usize = 8192;
-/// Most gaps in one chunk in assembly; one of 4 MiB in segments of 1,200 bytes has fewer.
-const MAX_CHUNK_GAPS: usize = 4096;
-/// Most gaps in all chunks in assembly of a session together; a window of 80,000 packets at 30 % loss has some 16,000.
-/// Beyond, only segments that make no further gap are taken.
-const MAX_GAPS: usize = 65_536;
 /// Most stretches of stored chunks in one file: a sender goes through it in order, so an honest one leaves as many gaps as
 /// it has chunks in flight. Beyond, only chunks beside stored ones are taken.
 const MAX_STORED_RANGES: usize = 65_536;
-/// Most chunks of a file that came wrong and are awaited again; so many may be asked for at once (`sender::MAX_RESENDS`).
-const MAX_WRONG_CHUNKS: usize = 4096;
 /// How often an entry's path is kept while it waits for the store: in its job, beside its chunks, for its event.
 const PATH_COPIES: u64 = 3;
 /// What one entry, chunk or early segment costs beside its bytes, for the budget.
@@ -85,10 +79,35 @@ struct Incoming {
     wanted_generation: HashMap<u64, u32>,
     digest: Option<[u8; 32]>,
     commit_asked: bool,
+    /// A stream of which the end is not known yet; `size` is then the most that it can have.
+    open_ended: bool,
+    /// The chunk of a stream that came shorter than the others, which can only be its last, and its length.
+    short: Option<(u64, u64)>,
     counted_bytes: u64,
 }
 
 impl Incoming {
+    /// An entry that is settled by one answer of the store.
+    fn settled_by_store(path: Vec<u8>, kind: EntryKind, size: u64, inline_bytes: u64) -> Self {
+        Self {
+            path,
+            kind,
+            size,
+            chunk_size: 0,
+            inline_bytes,
+            open: HashMap::new(),
+            finishing: HashMap::new(),
+            queued_bytes: 0,
+            stored: RangeSet::new(),
+            wanted_generation: HashMap::new(),
+            digest: None,
+            commit_asked: false,
+            open_ended: false,
+            short: None,
+            counted_bytes: size,
+        }
+    }
+
     fn is_chunked(&self) -> bool {
         self.chunk_size > 0
     }
@@ -197,6 +216,12 @@ pub struct Receiver {
     /// Those of them that the store has not opened yet, oldest first.
     unopened: VecDeque<FileId>,
     manifest_end: bool,
+    offers: Offers,
+    removal: Removal,
+    /// A server's: the client is told what was removed.
+    tells_removal: bool,
+    /// Entries that failed, here or at the source.
+    failures: u64,
     counters: ReceiverCounters,
     refusals: Refusals,
     jobs: VecDeque<Job>,
@@ -228,6 +253,10 @@ impl Receiver {
             streamed: 0,
             unopened: VecDeque::new(),
             manifest_end: false,
+            offers: Offers::default(),
+            removal: Removal::default(),
+            tells_removal: false,
+            failures: 0,
             counters: ReceiverCounters::default(),
             jobs: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -306,7 +335,7 @@ impl Receiver {
 
     /// Whether the manifest ended and every entry has its result.
     pub fn is_finished(&self) -> bool {
-        self.manifest_end && self.entries.is_empty()
+        self.manifest_end && self.entries.is_empty() && self.removal.is_settled()
     }
 
     /// Bytes of this session waiting in memory.
@@ -337,15 +366,20 @@ impl Receiver {
     pub fn handle_message(&mut self, message: Message) -> Result<(), &'static str> {
         match message {
             Message::Entry(e) => self.on_entry(*e)?,
-            Message::EntryFailed { path, error } => self.events.push_back(Event::EntryFinished {
-                direction: Direction::Receiving,
-                file: FileId(u64::MAX),
-                path,
-                kind: EntryKind::File,
-                bytes: 0,
-                sha256: None,
-                error: Some(error),
-            }),
+            Message::StreamEnd { file, bytes } => self.on_stream_end(file, bytes)?,
+            Message::Offer(o) => self.on_offer(*o)?,
+            Message::EntryFailed { path, error } => {
+                self.failures += 1;
+                self.events.push_back(Event::EntryFinished {
+                    direction: Direction::Receiving,
+                    file: FileId(u64::MAX),
+                    path,
+                    kind: EntryKind::File,
+                    bytes: 0,
+                    sha256: None,
+                    error: Some(error),
+                });
+            }
             Message::ManifestEnd => self.manifest_end = true,
             Message::Digest { file, sha256 } => {
                 if file.0 >= self.next_id {
@@ -407,29 +441,22 @@ impl Receiver {
         let inline_bytes = if chunked { 0 } else { named_bytes };
         let inline_bytes = inline_bytes + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
         self.inline_bytes += inline_bytes;
-        if e.kind == EntryKind::File {
+        let open_ended = e.size == UNKNOWN_SIZE;
+        if e.kind == EntryKind::File && !open_ended {
             self.counters.bytes_total = self.counters.bytes_total.saturating_add(e.size);
         }
         let file = e.file;
+        let size = if open_ended { most_of_stream(e.chunk_size) } else { e.size };
         self.entries.insert(
             file.0,
             Incoming {
-                path: e.path.clone(),
-                kind: e.kind,
-                size: e.size,
                 chunk_size: if chunked { e.chunk_size } else { 0 },
-                inline_bytes,
-                open: HashMap::new(),
-                finishing: HashMap::new(),
-                queued_bytes: 0,
-                stored: RangeSet::new(),
-                wanted_generation: HashMap::new(),
-                digest: None,
-                commit_asked: false,
                 counted_bytes: 0,
+                open_ended,
+                ..Incoming::settled_by_store(e.path.clone(), e.kind, size, inline_bytes)
             },
         );
-        if e.size > self.max_file_bytes {
+        if !open_ended && e.size > self.max_file_bytes {
             let message = format!(
                 "{}: {} bytes are more than this server accepts for one file",
                 String::from_utf8_lossy(&e.path),
@@ -444,232 +471,11 @@ impl Receiver {
                 direction: Direction::Receiving,
                 file,
                 path: e.path.clone(),
-                bytes: e.size,
+                bytes: if open_ended { 0 } else { e.size },
             });
         }
         self.jobs.push_back(Job::Begin(Box::new(e)));
         self.replay_early(file)
-    }
-
-    /// Takes in the segments that came before their entry.
-    fn replay_early(&mut self, file: FileId) -> Result<(), &'static str> {
-        for e in self.early.remove(&file.0).unwrap_or_default() {
-            self.early_bytes -= e.data.len() + OVERHEAD_BYTES as usize;
-            let accept = self.on_segment(&Segment {
-                file: file.0,
-                chunk: e.chunk,
-                offset: e.offset,
-                generation: e.generation,
-                encoded: e.encoded,
-                crc32: e.crc32,
-                data: &e.data,
-            });
-            match accept {
-                Accept::Yes => {}
-                Accept::Violation(what) => return Err(what),
-                // It was acknowledged already: ask for the whole chunk again rather than lose it.
-                Accept::NotNow => self.ask_again(file, e.chunk, e.generation),
-            }
-        }
-        Ok(())
-    }
-
-    /// Has a chunk sent again, as the next generation; a chunk that never comes right ends its file.
-    fn ask_again(&mut self, file: FileId, chunk: u64, generation: u32) {
-        let Some(e) = self.entries.get_mut(&file.0) else { return };
-        let too_many = e.wanted_generation.len() >= MAX_WRONG_CHUNKS;
-        let wanted = e.wanted_generation.entry(chunk).or_insert(0);
-        if *wanted > generation {
-            return;
-        }
-        if generation < MAX_GENERATION && !too_many {
-            *wanted = generation + 1;
-            self.outbox.push_back(Message::Resend { file, chunk });
-            return;
-        }
-        let message =
-            format!("{}: chunks came wrong again and again; send it again", String::from_utf8_lossy(&e.path));
-        self.jobs.push_back(Job::Abort { file, keep_partial: false });
-        self.resolve(file, Err(StoreError { kind: StoreErrorKind::DigestMismatch, message }), true);
-    }
-
-    /// A segment arrived.
-    pub fn on_segment(&mut self, s: &Segment<'_>) -> Accept {
-        if self.listing {
-            return Accept::Violation("a segment in a listing");
-        }
-        if s.file >= self.next_id {
-            return self.keep_early(s);
-        }
-        let file = FileId(s.file);
-        let Some(e) = self.entries.get_mut(&s.file) else { return Accept::Yes };
-        if s.chunk >= e.chunk_count() {
-            return Accept::Violation("a segment beyond the end of its file");
-        }
-        if e.stored.contains(s.chunk)
-            || e.finishing.contains_key(&s.chunk)
-            || e.wanted_generation.get(&s.chunk).is_some_and(|g| s.generation < *g)
-        {
-            return Accept::Yes;
-        }
-        let plain = e.plain_bytes(s.chunk);
-        let total = s.encoded.map_or(plain, |(_, n)| n.into());
-        let end = u64::from(s.offset) + s.data.len() as u64;
-        if end > total || total > plain || (end == total) != s.crc32.is_some() {
-            return Accept::Violation("a segment that does not fit its chunk");
-        }
-        if s.encoded.is_none() && self.jobs.len() >= MAX_JOBS {
-            return Accept::NotNow;
-        }
-        let reserve = s.encoded.map_or(0, |(_, n)| u64::from(n));
-        let known = e.open.get(&s.chunk);
-        if known.is_none_or(|a| a.generation < s.generation) {
-            let held = known.map_or(0, |a| a.data.len() as u64);
-            if known.is_none() && (self.open_chunks >= MAX_OPEN_CHUNKS || e.is_scattered(s.chunk)) {
-                return Accept::NotNow;
-            }
-            let others = self.reserved_bytes - held;
-            if others > 0 && others + reserve > self.budget_bytes || reserve > held + self.assembly_left {
-                return Accept::NotNow;
-            }
-            self.assembly_left = (self.assembly_left + held).saturating_sub(reserve);
-            self.open_chunks += usize::from(known.is_none());
-            self.reserved_bytes = others + reserve;
-            self.assembled_bytes -= known.map_or(0, Assembly::assembled_bytes);
-            self.gaps -= known.map_or(0, |a| a.received.range_count());
-            let fresh = Assembly {
-                generation: s.generation,
-                encoded: s.encoded,
-                received: RangeSet::new(),
-                crc32: None,
-                data: vec![0; reserve as usize],
-            };
-            e.open.insert(s.chunk, fresh);
-        }
-        // Twice the budget is more than an honest sender can have in flight; but one datagram always finds room.
-        let queued = self.queued_bytes + s.data.len() as u64;
-        if s.encoded.is_none() && self.queued_bytes > 0 && queued > 2 * self.budget_bytes {
-            return Accept::NotNow;
-        }
-        self.place_segment(file, s, total)
-    }
-
-    fn place_segment(&mut self, file: FileId, s: &Segment<'_>, total: u64) -> Accept {
-        let Some(e) = self.entries.get_mut(&file.0) else { return Accept::Yes };
-        let Some(a) = e.open.get_mut(&s.chunk) else { return Accept::Yes };
-        if s.generation < a.generation {
-            return Accept::Yes;
-        }
-        if a.encoded != s.encoded {
-            return Accept::Violation("a chunk that changes its encoding within a generation");
-        }
-        if a.received.range_count() >= MAX_CHUNK_GAPS {
-            return Accept::NotNow;
-        }
-        let range = u64::from(s.offset)..u64::from(s.offset) + s.data.len() as u64;
-        if self.gaps >= MAX_GAPS && range.start > 0 && !a.received.touches(&range) {
-            return Accept::NotNow;
-        }
-        a.crc32 = a.crc32.or(s.crc32);
-        let gaps_before = a.received.range_count();
-        let new_bytes = a.received.insert(range.clone());
-        self.gaps = self.gaps + a.received.range_count() - gaps_before;
-        let (fresh, raw) = (new_bytes > 0, s.encoded.is_none());
-        self.assembled_bytes += if raw { 0 } else { new_bytes };
-        if fresh && !raw {
-            a.data[range.start as usize..range.end as usize].copy_from_slice(s.data);
-        }
-        let whole = a.received.contains_range(0..total);
-        let file_offset = s.chunk * u64::from(e.chunk_size) + range.start;
-        if fresh && raw {
-            self.queue_write(file, file_offset, s.data);
-        }
-        if whole {
-            self.finish_chunk(file, s.chunk);
-        }
-        Accept::Yes
-    }
-
-    fn finish_chunk(&mut self, file: FileId, chunk: u64) {
-        let Some(e) = self.entries.get_mut(&file.0) else { return };
-        let Some(a) = e.open.remove(&chunk) else { return };
-        self.open_chunks -= 1;
-        self.gaps -= a.received.range_count();
-        e.finishing.insert(chunk, (a.generation, a.data.len() as u64));
-        e.queued_bytes += a.data.len() as u64;
-        let crc32 = a.crc32.unwrap_or_default();
-        let plain = e.plain_bytes(chunk);
-        self.counters.chunk_bytes_plain += plain;
-        match a.encoded {
-            None => {
-                self.counters.chunk_bytes_encoded += plain;
-                self.flush_join();
-                self.jobs.push_back(Job::FinishChunk { file, chunk, crc32 });
-            }
-            Some((codec, bytes)) => {
-                self.counters.chunk_bytes_encoded += u64::from(bytes);
-                self.reserved_bytes -= u64::from(bytes);
-                self.assembled_bytes -= u64::from(bytes);
-                self.queued_bytes += u64::from(bytes);
-                self.jobs.push_back(Job::WriteEncoded {
-                    file,
-                    chunk,
-                    codec,
-                    crc32,
-                    data: Bytes::from(a.data),
-                });
-            }
-        }
-    }
-
-    fn keep_early(&mut self, s: &Segment<'_>) -> Accept {
-        let cost = s.data.len() + OVERHEAD_BYTES as usize;
-        let room = MAX_EARLY_BYTES.min(self.budget_bytes as usize / 2);
-        if self.manifest_end {
-            return Accept::Violation("a segment of a file that is not in the manifest");
-        }
-        if self.early_bytes + cost > room || s.file > self.next_id + MAX_UNRESOLVED as u64 {
-            return Accept::NotNow;
-        }
-        self.early_bytes += cost;
-        self.early.entry(s.file).or_default().push(Early {
-            chunk: s.chunk,
-            offset: s.offset,
-            generation: s.generation,
-            encoded: s.encoded,
-            crc32: s.crc32,
-            data: s.data.to_vec(),
-        });
-        Accept::Yes
-    }
-
-    fn queue_write(&mut self, file: FileId, offset: u64, data: &[u8]) {
-        self.queued_bytes += data.len() as u64;
-        if let Some(e) = self.entries.get_mut(&file.0) {
-            e.queued_bytes += data.len() as u64;
-        }
-        if let Some((f, start, joined)) = &mut self.join
-            && *f == file
-            && *start + joined.len() as u64 == offset
-            && joined.len() + data.len() <= WRITE_JOIN_BYTES
-        {
-            // Doubled, but not by more than a step: the budget counts bytes, and room that is never filled is memory too.
-            if joined.capacity() - joined.len() < data.len() {
-                joined.reserve_exact(joined.len().min(WRITE_STEP_BYTES).max(data.len()));
-            }
-            joined.extend_from_slice(data);
-            return;
-        }
-        self.flush_join();
-        let mut joined = Vec::with_capacity(data.len());
-        joined.extend_from_slice(data);
-        self.join = Some((file, offset, joined));
-    }
-
-    fn flush_join(&mut self) {
-        if let Some((file, offset, data)) = self.join.take() {
-            self.jobs.push_back(Job::Write { file, offset, data: Bytes::from(data) });
-        }
     }
 
     /// Answers of the store that concern receiving.
@@ -689,6 +495,8 @@ impl Receiver {
                 self.resolve(file, Err(error), true);
             }
             Done::Committed { file, result } => self.resolve(file, result, true),
+            Done::Removed { paths, more, error } => self.on_removed(paths, more, error),
+            Done::Offered { file, verdict } => self.on_offered(file, verdict),
             _ => {}
         }
     }
@@ -772,7 +580,7 @@ impl Receiver {
     fn commit_if_whole(&mut self, file: FileId) {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
         let Some(sha256) = e.digest else { return };
-        if e.is_chunked() && !e.commit_asked && e.stored.contains_range(0..e.chunk_count()) {
+        if e.is_chunked() && !e.open_ended && !e.commit_asked && e.stored.contains_range(0..e.chunk_count()) {
             e.commit_asked = true;
             self.jobs.push_back(Job::Commit { file, sha256 });
         }
@@ -797,7 +605,8 @@ impl Receiver {
                 !matches!(job, Job::Write { file: f, .. } | Job::WriteEncoded { file: f, .. } | Job::FinishChunk { file: f, .. } if *f == file)
             });
         }
-        let open_bytes = if e.kind == EntryKind::File { e.size - e.counted_bytes.min(e.size) } else { 0 };
+        let size = if e.open_ended { e.counted_bytes } else { e.size };
+        let open_bytes = if e.kind == EntryKind::File { size - e.counted_bytes.min(size) } else { 0 };
         match &result {
             Ok(_) => self.counters.bytes_done = self.counters.bytes_done.saturating_add(open_bytes),
             // What never came is neither done nor awaited any more.
@@ -813,12 +622,13 @@ impl Receiver {
             Ok(digest) => (digest, None),
             Err(e) => (None, Some(e)),
         };
+        self.failures += u64::from(error.is_some());
         self.events.push_back(Event::EntryFinished {
             direction: Direction::Receiving,
             file,
             path: e.path,
             kind: e.kind,
-            bytes: if e.kind == EntryKind::File { e.size } else { 0 },
+            bytes: if e.kind == EntryKind::File { size } else { 0 },
             sha256,
             error,
         });

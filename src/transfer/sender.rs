@@ -6,18 +6,23 @@ use super::confirmed::Confirmed;
 use super::job::{BeginEntry, Meta};
 use super::job::{
     ChunkCodec, Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot,
-    StoreError, StoreErrorKind,
+    StoreError, StoreErrorKind, UNKNOWN_SIZE,
 };
 use crate::arq::rangeset::RangeSet;
 use crate::arq::sent::SegmentRef;
 use crate::session::event::{Direction, Event};
-use crate::wire::frame::Segment;
 use crate::wire::message::Message;
-use crate::wire::{MAX_GENERATION, MAX_INLINE_BYTES, buf::varint_len};
+use crate::wire::{MAX_GENERATION, MAX_INLINE_BYTES};
 use bytes::Bytes;
+use offers::{Found, Offers};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use streams::stream_chunks;
+
+mod offers;
+mod segments;
+mod streams;
 
 /// Most entries announced and not yet answered: the manifest's window.
 pub const MAX_UNRESOLVED: usize = 8192;
@@ -40,8 +45,6 @@ const MAX_READS: usize = 16;
 const MIN_AHEAD: (u64, u64) = (512 * 1024, 2);
 /// And so many seconds of the link's rate, once that is known: what a disk may pause, and what a rate may go stale.
 const AHEAD_SECS: u64 = 1;
-/// A segment is not worth a frame below this room, except at a chunk's end.
-const MIN_SEGMENT_ROOM: usize = 64;
 
 /// One encoded chunk on its way.
 #[derive(Debug)]
@@ -75,6 +78,10 @@ struct Chunked {
     /// Chunks that were counted as done: acknowledged, or there already.
     counted: RangeSet,
     finish_asked: bool,
+    /// A stream of which the end is not known: one chunk is asked for at a time.
+    open_ended: bool,
+    /// That one is being waited for.
+    awaited: bool,
     /// Generations of chunks that were asked for again.
     generations: HashMap<u64, u32>,
 }
@@ -99,6 +106,8 @@ struct Outgoing {
     sha256: Option<[u8; 32]>,
     counted_bytes: u64,
     chunked: Option<Chunked>,
+    /// Only offered: its root, and its path below that.
+    offered: Option<(u32, Vec<u8>)>,
 }
 
 /// The sending side of one session.
@@ -113,9 +122,9 @@ pub struct Sender {
     roots_open: bool,
     walk_busy: bool,
     walk_end: bool,
-    found: VecDeque<Result<SourceEntry, EntryError>>,
     /// Entries that an earlier session of the same request has settled.
     settled: Arc<Confirmed>,
+    found: VecDeque<Found>,
     next_id: u64,
     unresolved: HashMap<u64, Outgoing>,
     /// Files with chunks still to be read, in order.
@@ -140,6 +149,7 @@ pub struct Sender {
     repairs: VecDeque<SegmentRef>,
     manifest_end_sent: bool,
     counters: SenderCounters,
+    offers: Offers,
     jobs: VecDeque<Job>,
     outbox: VecDeque<Message>,
     events: VecDeque<Event>,
@@ -189,6 +199,7 @@ impl Sender {
             repairs: VecDeque::new(),
             manifest_end_sent: false,
             counters: SenderCounters::default(),
+            offers: Offers::default(),
             jobs: VecDeque::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -213,11 +224,6 @@ impl Sender {
     /// These entries are not sent (again).
     pub fn set_settled(&mut self, settled: Arc<Confirmed>) {
         self.settled = settled;
-    }
-
-    /// Whether the peer is known to decode zstd.
-    pub fn peer_zstd(&self) -> bool {
-        self.peer_known && self.encode.zstd
     }
 
     /// One level, names only (a LIST).
@@ -264,7 +270,7 @@ impl Sender {
 
     /// Whether the manifest ended and every entry has its result.
     pub fn is_finished(&self) -> bool {
-        self.manifest_end_sent && self.unresolved.is_empty()
+        self.manifest_end_sent && self.unresolved.is_empty() && !self.offers.awaits_removal
     }
 
     /// Whether all chunk data known of was sent at least once: the tail.
@@ -278,12 +284,13 @@ impl Sender {
             && !self.walk_end
             && self.found.is_empty()
             && self.unresolved.len() < MAX_UNRESOLVED
+            && self.offers.may_go_on()
         {
             self.walk_busy = true;
             self.roots_added = false;
             self.jobs.push_back(Job::NextEntries {
                 max_entries: WALK_BATCH,
-                inline_max_bytes: MAX_INLINE_BYTES as u64,
+                inline_max_bytes: if self.offers.enabled { 0 } else { MAX_INLINE_BYTES as u64 },
                 list_only: self.list_only,
             });
         }
@@ -291,28 +298,16 @@ impl Sender {
             && self.unresolved.len() < MAX_UNRESOLVED
             && self.streamed < MAX_STREAMED
         {
-            let Some(found) = self.found.pop_front() else { break };
-            let (kind, path) = match &found {
-                Ok(entry) => (entry.kind, &entry.path),
-                Err(e) => (EntryKind::File, &e.path),
-            };
-            if self.settled.contains(kind, path) {
-                continue;
-            }
-            control_unsent += match found {
-                Ok(entry) => self.announce(entry),
-                Err(e) => {
-                    let n = e.path.len() as u64;
-                    self.fail_entry(e);
-                    n
-                }
-            };
+            let Some(bytes) = self.announce_next() else { break };
+            control_unsent += bytes;
         }
+        self.look_again();
         if !self.manifest_end_sent
             && !self.roots_open
             && self.walk_end
             && !self.walk_busy
             && self.found.is_empty()
+            && self.offers.are_settled()
         {
             self.manifest_end_sent = true;
             self.outbox.push_back(Message::ManifestEnd);
@@ -340,7 +335,8 @@ impl Sender {
         let is_file = e.kind == EntryKind::File;
         let chunked = is_file && e.inline.is_none() && !self.list_only;
         let weight = 64 + e.path.len() as u64 + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
-        if is_file && !self.list_only {
+        let stream = e.size == UNKNOWN_SIZE;
+        if is_file && !self.list_only && !stream {
             self.counters.bytes_total = self.counters.bytes_total.saturating_add(e.size);
         }
         if chunked {
@@ -354,11 +350,22 @@ impl Sender {
                 Outgoing {
                     path: e.path.clone(),
                     kind: e.kind,
-                    size: if is_file { e.size } else { 0 },
+                    // A stream's is a multiple of the chunk size until its end: all its chunks are whole ones.
+                    size: match is_file {
+                        true if stream => stream_chunks(self.chunk_size) * u64::from(self.chunk_size),
+                        true => e.size,
+                        false => 0,
+                    },
                     sha256: e.inline.as_ref().map(|i| i.sha256),
                     counted_bytes: 0,
+                    offered: None,
                     chunked: chunked.then(|| Chunked {
-                        chunk_count: e.size.div_ceil(self.chunk_size.into()),
+                        chunk_count: match stream {
+                            true => stream_chunks(self.chunk_size),
+                            false => e.size.div_ceil(self.chunk_size.into()),
+                        },
+                        open_ended: stream,
+                        awaited: false,
                         chunk_size: self.chunk_size,
                         next_read: 0,
                         have: RangeSet::new(),
@@ -397,7 +404,7 @@ impl Sender {
             direction: Direction::Sending,
             file,
             path: e.path.clone(),
-            bytes: e.size,
+            bytes: if e.size == UNKNOWN_SIZE { 0 } else { e.size },
         });
     }
 
@@ -424,10 +431,12 @@ impl Sender {
                 let fits = self.held_bytes + u64::from(c.chunk_size) <= self.budget_bytes;
                 let ahead = self.fresh_bytes + self.reads_out as u64 * u64::from(c.chunk_size);
                 let enough = ahead_limit(self.compress, self.shrinks, self.encode, c.chunk_size);
-                if self.reads_out >= MAX_READS || !fits && self.held_bytes > 0 || ahead >= enough {
+                let waits = c.open_ended && c.awaited;
+                if waits || self.reads_out >= MAX_READS || !fits && self.held_bytes > 0 || ahead >= enough {
                     return;
                 }
                 c.next_read = gap.start + 1;
+                c.awaited = true;
                 self.reads_out += 1;
                 self.held_bytes += u64::from(c.chunk_size);
                 self.jobs.push_back(Job::ReadChunk { file, chunk: gap.start, budget: self.encode });
@@ -448,7 +457,7 @@ impl Sender {
                 self.walk_busy = false;
                 // A root that was added meanwhile is not walked yet.
                 self.walk_end = end && !self.roots_added;
-                self.found.extend(entries);
+                entries.into_iter().for_each(|found| self.take_in(found));
             }
             Done::Chunk { file, chunk, codec, plain_bytes, crc32, data } => {
                 self.on_chunk(SendChunk {
@@ -480,13 +489,17 @@ impl Sender {
                     self.resolve(file, Err(error));
                 }
             }
+            Done::StreamEnded { file, bytes } => self.on_stream_end(file, bytes),
+            Done::StreamWaits { file, chunk } => self.on_stream_wait(file, chunk),
+            Done::SourceHashed { file, result } => self.on_hashed(file, result),
+            Done::Found { file, result } => self.offers.on_found(file, result),
             _ => {}
         }
     }
 
     fn on_chunk(&mut self, mut c: SendChunk) {
         self.reads_out = self.reads_out.saturating_sub(1);
-        let Some(f) = self.unresolved.get(&c.file.0).and_then(|o| o.chunked.as_ref()) else {
+        let Some(f) = self.unresolved.get_mut(&c.file.0).and_then(|o| o.chunked.as_mut()) else {
             self.held_bytes = self.held_bytes.saturating_sub(self.chunk_size.into());
             return;
         };
@@ -494,6 +507,10 @@ impl Sender {
         self.held_bytes = self.held_bytes.saturating_sub(f.chunk_size.into());
         if f.have.contains(c.chunk) {
             return;
+        }
+        f.awaited = false;
+        if f.open_ended {
+            self.counters.bytes_total += u64::from(c.plain_bytes);
         }
         c.generation = f.generations.get(&c.chunk).copied().unwrap_or(0);
         self.held_bytes += c.data.len() as u64;
@@ -539,7 +556,10 @@ impl Sender {
                 if file.0 >= self.next_id {
                     return false;
                 }
-                if self.unresolved.contains_key(&file.0) {
+                if let Some(o) = self.unresolved.get(&file.0) {
+                    if o.offered.is_some() && result.is_ok() {
+                        return false;
+                    }
                     self.resolve(file, result);
                 }
             }
@@ -550,6 +570,10 @@ impl Sender {
                 self.on_have(file, &ranges);
             }
             Message::Resend { file, chunk } => return self.resend(file, chunk),
+            Message::Removed(paths) => return self.on_removed(paths),
+            Message::RemovalEnd(error) => return self.on_removal_end(error),
+            Message::Unchanged(ranges) => return self.on_unchanged(&ranges),
+            Message::Want(ranges) => return self.on_want(&ranges),
             _ => return false,
         }
         true
@@ -608,16 +632,19 @@ impl Sender {
 
     fn resolve(&mut self, file: FileId, result: Result<Option<[u8; 32]>, StoreError>) {
         let Some(o) = self.unresolved.remove(&file.0) else { return };
+        self.offers.open.remove(&file.0);
         if o.chunked.is_some() {
             self.streamed -= 1;
             self.release_where(file, |_| true);
             self.jobs.push_back(Job::CloseSource { file });
         }
-        let open_bytes = o.size - o.counted_bytes.min(o.size);
+        let open_ended = o.chunked.as_ref().is_some_and(|c| c.open_ended);
+        let size = if open_ended { o.counted_bytes } else { o.size };
+        let open_bytes = size - o.counted_bytes.min(size);
         match &result {
             Ok(_) => self.counters.bytes_done += open_bytes,
             // What never came is neither done nor awaited any more.
-            Err(_) => self.counters.bytes_total -= open_bytes,
+            Err(_) => self.counters.bytes_total = self.counters.bytes_total.saturating_sub(open_bytes),
         }
         let error = match result {
             Err(e) => Some(e),
@@ -638,136 +665,10 @@ impl Sender {
             file,
             path: o.path,
             kind: o.kind,
-            bytes: o.size,
+            bytes: size,
             sha256: o.sha256,
             error,
         });
-    }
-
-    /// Whether a lost segment waits to be sent again.
-    pub fn has_repair(&self) -> bool {
-        !self.repairs.is_empty()
-    }
-
-    /// Whether bytes wait that were never sent.
-    pub fn has_fresh(&self) -> bool {
-        !self.fresh.is_empty()
-    }
-
-    /// The next segment that fits into `room` bytes of frame, repairs first; fresh ones only if `allow_fresh`.
-    /// The frame is written with `encode_segment`.
-    pub fn next_segment(&mut self, room: usize, allow_fresh: bool) -> Option<SegmentRef> {
-        if room < MIN_SEGMENT_ROOM {
-            return None;
-        }
-        while let Some(r) = self.repairs.pop_front() {
-            let Some(c) = self.chunk_of(&r) else { continue };
-            let (start, end) = (u64::from(r.offset), u64::from(r.offset + r.len));
-            let Some(gap) = c.acked.first_gap(start..end) else { continue };
-            let cut = cut_segment(c, gap.start as u32, (gap.end - gap.start) as u32, room);
-            let sent_end = gap.start + u64::from(cut);
-            if sent_end < end {
-                self.repairs.push_front(SegmentRef {
-                    offset: sent_end as u32,
-                    len: (end - sent_end) as u32,
-                    ..r
-                });
-            }
-            return Some(SegmentRef {
-                offset: gap.start as u32,
-                len: cut,
-                attempt: r.attempt.saturating_add(1),
-                ..r
-            });
-        }
-        if !allow_fresh {
-            return None;
-        }
-        let slot = *self.fresh.front()?;
-        let s = &mut self.slots[slot as usize];
-        let c = s.chunk.as_mut()?;
-        let offset = c.next_offset;
-        let len = cut_segment(c, offset, c.data.len() as u32 - offset, room);
-        c.next_offset += len;
-        let (epoch, ends) = (s.epoch, c.next_offset as usize == c.data.len());
-        self.fresh_bytes = self.fresh_bytes.saturating_sub(len.into());
-        if ends {
-            self.fresh.pop_front();
-            // Its place is free; feedback may be a while.
-            self.read_ahead();
-        }
-        Some(SegmentRef { slot, epoch, offset, len, attempt: 1 })
-    }
-
-    fn chunk_of(&self, r: &SegmentRef) -> Option<&SendChunk> {
-        self.slots.get(r.slot as usize).filter(|s| s.epoch == r.epoch)?.chunk.as_ref()
-    }
-
-    /// Where the segment lies when all chunks of the session are laid end to end; `None` when its chunk is gone.
-    pub fn stream_offset(&self, r: &SegmentRef) -> Option<u64> {
-        self.chunk_of(r).map(|c| c.start + u64::from(r.offset))
-    }
-
-    /// Bytes that the frame of this segment takes; zero when its chunk is gone.
-    pub fn segment_frame_bytes(&self, r: &SegmentRef, last: bool) -> usize {
-        let Some(c) = self.chunk_of(r) else { return 0 };
-        let ends = (r.offset + r.len) as usize == c.data.len();
-        frame_overhead(c, r.offset, ends) + r.len as usize + if last { 0 } else { varint_len(r.len.into()) }
-    }
-
-    /// Whether the segment is still worth sending (its chunk is neither done nor dropped, its bytes not acknowledged).
-    pub fn is_wanted(&self, r: &SegmentRef) -> bool {
-        self.chunk_of(r)
-            .is_some_and(|c| c.acked.first_gap(u64::from(r.offset)..u64::from(r.offset + r.len)).is_some())
-    }
-
-    /// Appends the segment's frame; `last`: it ends the packet.
-    pub fn encode_segment(&self, r: &SegmentRef, out: &mut Vec<u8>, last: bool) {
-        let Some(c) = self.chunk_of(r) else { return };
-        let range = r.offset as usize..(r.offset + r.len) as usize;
-        let ends = range.end == c.data.len();
-        Segment {
-            file: c.file.0,
-            chunk: c.chunk,
-            offset: r.offset,
-            generation: c.generation,
-            encoded: (c.codec != ChunkCodec::Raw).then_some((c.codec, c.data.len() as u32)),
-            crc32: ends.then_some(c.crc32),
-            data: &c.data[range],
-        }
-        .encode(out, last);
-    }
-
-    /// A packet with this segment arrived.
-    pub fn on_acked(&mut self, r: &SegmentRef) {
-        let Some(s) = self.slots.get_mut(r.slot as usize).filter(|s| s.epoch == r.epoch) else { return };
-        let Some(c) = s.chunk.as_mut() else { return };
-        c.acked.insert(u64::from(r.offset)..u64::from(r.offset + r.len));
-        if !c.acked.contains_range(0..c.data.len() as u64) {
-            return;
-        }
-        if let Some(o) = self.unresolved.get_mut(&c.file.0)
-            && let Some(chunked) = o.chunked.as_mut()
-        {
-            let bytes = chunked.count(c.chunk..c.chunk + 1, o.size);
-            o.counted_bytes += bytes;
-            self.counters.bytes_done += bytes;
-        }
-        self.release(r.slot);
-    }
-
-    /// Sends this segment again before all others.
-    pub fn on_urgent(&mut self, r: &SegmentRef) {
-        if self.is_wanted(r) {
-            self.repairs.push_front(*r);
-        }
-    }
-
-    /// A packet with this segment was lost.
-    pub fn on_lost(&mut self, r: &SegmentRef) {
-        if self.is_wanted(r) {
-            self.repairs.push_back(*r);
-        }
     }
 }
 
@@ -778,20 +679,4 @@ fn ahead_limit(compress: Compression, shrinks: bool, budget: EncodeBudget, chunk
     }
     let floor = MIN_AHEAD.0.max(MIN_AHEAD.1 * u64::from(chunk_size));
     budget.link_bytes_per_sec.map_or(floor, |rate| floor.max(rate.saturating_mul(AHEAD_SECS)))
-}
-
-fn frame_overhead(c: &SendChunk, offset: u32, ends: bool) -> usize {
-    let encoded = (c.codec != ChunkCodec::Raw).then_some(c.data.len() as u32);
-    Segment::overhead(c.file.0, c.chunk, offset, c.generation, encoded, ends)
-}
-
-/// How many of `len` bytes from `offset` fit into a frame of `room` bytes. The segment that ends the chunk carries its CRC-32.
-fn cut_segment(c: &SendChunk, offset: u32, len: u32, room: usize) -> u32 {
-    let fits = room.saturating_sub(frame_overhead(c, offset, false)) as u32;
-    if (offset + len) as usize != c.data.len() || fits < len {
-        return len.min(fits);
-    }
-    let with_crc = room.saturating_sub(frame_overhead(c, offset, true)) as u32;
-    // Not room for both the last bytes and the CRC: leave something for another segment.
-    if with_crc >= len { len } else { with_crc.min(len - 1).max(1) }
 }

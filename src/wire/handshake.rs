@@ -45,12 +45,16 @@ pub struct Params {
     pub control_credit_bytes: u64,
     /// Segment bytes that the peer may have in flight at first.
     pub receive_window_bytes: u64,
-    /// Optional features, a bit each: `FEATURE_ZSTD`. Unknown bits mean nothing.
+    /// Optional features, a bit each: `FEATURE_ZSTD`, `FEATURE_SYNC`, `FEATURE_STREAM`. Unknown bits mean nothing.
     pub features: u64,
 }
 
 /// Feature bit 0: this side decodes zstd chunks.
 pub const FEATURE_ZSTD: u64 = 1;
+/// Feature bit 1: this side understands OPTIONS, OFFER, UNCHANGED and WANT.
+pub const FEATURE_SYNC: u64 = 1 << 1;
+/// Feature bit 2: this side takes files whose size is known only at their end.
+pub const FEATURE_STREAM: u64 = 1 << 2;
 
 const PARAM_IDLE_TIMEOUT: u64 = 1;
 const PARAM_MAX_DATAGRAM: u64 = 2;

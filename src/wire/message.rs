@@ -2,14 +2,18 @@
 //! Owns: nothing. Implements: docs/PROTOCOL.md, "Control messages".
 
 use super::buf::{Reader, put_bytes, put_varint, unzigzag, zigzag};
+use super::sync::{
+    put_offer, put_options, put_ranges, put_removed, read_offer, read_options, read_ranges, read_removed,
+};
 use super::{
-    MAX_FILE_BYTES, MAX_GET_PATHS, MAX_HAVE_RANGES, MAX_INLINE_BYTES, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES,
-    MAX_PATH_BYTES, MAX_TARGET_BYTES, MAX_TEXT_BYTES, WireError,
+    MAX_FILE_BYTES, MAX_GET_PATHS, MAX_INLINE_BYTES, MAX_LABEL_BYTES, MAX_MESSAGE_BYTES, MAX_PATH_BYTES,
+    MAX_TARGET_BYTES, MAX_TEXT_BYTES, WireError,
 };
 use crate::transfer::job::{
     BeginEntry, Compression, EntryKind, FileId, Inline, MAX_ZSTD_LEVEL, Meta, Overwrite, StoreError,
-    StoreErrorKind,
+    StoreErrorKind, UNKNOWN_SIZE,
 };
+use crate::transfer::sync::{Offer, SyncOptions};
 use crate::transfer::{MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, Request};
 use bytes::Bytes;
 use std::ops::Range;
@@ -25,6 +29,13 @@ const RESULT: u64 = 8;
 const RESEND: u64 = 9;
 const REQUEST_FAILED: u64 = 10;
 const CONTINUE: u64 = FIRST_EXTENSION;
+const OPTIONS: u64 = 11;
+const OFFER: u64 = 12;
+const UNCHANGED: u64 = 13;
+const WANT: u64 = 14;
+const STREAM_END: u64 = 15;
+const REMOVED: u64 = 16;
+const REMOVAL_END: u64 = 17;
 /// A GET's compression byte above this is a zstd level plus this.
 const ZSTD_BASE: u8 = 2;
 /// From here on, unknown messages are skipped.
@@ -91,6 +102,25 @@ pub enum Message {
     /// Client to server, after the request: an earlier session has begun it; what stands there already and is the same
     /// is done.
     Continue,
+    /// Client to server, before the request: what else is wished (feature bit 1).
+    Options(Box<SyncOptions>),
+    /// Sender to receiver: a file that need not travel if it is there (feature bit 1).
+    Offer(Box<Offer>),
+    /// Receiver to sender: these entries are there, equal (feature bit 1).
+    Unchanged(Vec<Range<u64>>),
+    /// Receiver to sender: these offered files are wanted (feature bit 1).
+    Want(Vec<Range<u64>>),
+    /// Server to client: what was removed, or would be in a dry run (feature bit 1).
+    Removed(Vec<(Vec<u8>, EntryKind)>),
+    /// Server to client: nothing more is removed, and why if that was not all (feature bit 1).
+    RemovalEnd(Option<StoreError>),
+    /// Sender to receiver: a stream has ended (feature bit 2).
+    StreamEnd {
+        /// Which file.
+        file: FileId,
+        /// Its size.
+        bytes: u64,
+    },
 }
 
 fn put_error(out: &mut Vec<u8>, e: &StoreError) {
@@ -212,8 +242,12 @@ fn put_entry(out: &mut Vec<u8>, e: &BeginEntry) {
     put_varint(out, e.meta.mtime_ns.into());
     match e.kind {
         EntryKind::File => {
-            put_varint(out, e.size);
+            put_varint(out, if e.size == UNKNOWN_SIZE { 0 } else { e.size });
             match &e.inline {
+                None if e.size == UNKNOWN_SIZE => {
+                    out.push(2);
+                    put_varint(out, e.chunk_size.into());
+                }
                 Some(i) => {
                     out.push(1);
                     out.extend_from_slice(&i.data);
@@ -259,6 +293,10 @@ fn read_entry(r: &mut Reader<'_>) -> Result<BeginEntry, WireError> {
                     let data = Bytes::copy_from_slice(r.take(e.size as usize)?);
                     e.inline = Some(Inline { data, sha256: r.array()? });
                 }
+                2 if e.size == 0 => {
+                    e.size = UNKNOWN_SIZE;
+                    e.chunk_size = read_chunk_size(r)?;
+                }
                 _ => return Err(WireError::Bounds("inline")),
             }
         }
@@ -276,7 +314,7 @@ fn read_entry(r: &mut Reader<'_>) -> Result<BeginEntry, WireError> {
 impl Message {
     /// Whether the next message of a stream's contiguous bytes is a manifest entry.
     pub fn next_is_entry(stream: &[u8]) -> bool {
-        Reader::new(stream).varint() == Ok(ENTRY)
+        matches!(Reader::new(stream).varint(), Ok(ENTRY | OFFER))
     }
 
     fn kind(&self) -> u64 {
@@ -292,6 +330,13 @@ impl Message {
             Self::Resend { .. } => RESEND,
             Self::RequestFailed(_) => REQUEST_FAILED,
             Self::Continue => CONTINUE,
+            Self::Options(_) => OPTIONS,
+            Self::Offer(_) => OFFER,
+            Self::Unchanged(_) => UNCHANGED,
+            Self::Want(_) => WANT,
+            Self::StreamEnd { .. } => STREAM_END,
+            Self::Removed(_) => REMOVED,
+            Self::RemovalEnd(_) => REMOVAL_END,
         }
     }
 
@@ -316,11 +361,7 @@ impl Message {
             }
             Self::Have { file, ranges } => {
                 put_varint(scratch, file.0);
-                put_varint(scratch, ranges.len() as u64);
-                for r in ranges {
-                    put_varint(scratch, r.start);
-                    put_varint(scratch, r.end - r.start);
-                }
+                put_ranges(scratch, ranges);
             }
             Self::Result { file, result } => {
                 put_varint(scratch, file.0);
@@ -337,6 +378,16 @@ impl Message {
                 put_varint(scratch, *chunk);
             }
             Self::RequestFailed(e) => put_error(scratch, e),
+            Self::Options(o) => put_options(scratch, o),
+            Self::Offer(o) => put_offer(scratch, o),
+            Self::Unchanged(ranges) | Self::Want(ranges) => put_ranges(scratch, ranges),
+            Self::Removed(paths) => put_removed(scratch, paths),
+            Self::RemovalEnd(None) => scratch.push(0),
+            Self::RemovalEnd(Some(e)) => put_error(scratch, e),
+            Self::StreamEnd { file, bytes } => {
+                put_varint(scratch, file.0);
+                put_varint(scratch, *bytes);
+            }
         }
         put_varint(out, self.kind());
         put_bytes(out, scratch);
@@ -373,26 +424,25 @@ impl Message {
             RESEND => Self::Resend { file: file(&mut b)?, chunk: b.varint_max(MAX_FILE_BYTES, "chunk")? },
             REQUEST_FAILED => Self::RequestFailed(read_error(&mut b)?),
             CONTINUE => Self::Continue,
+            OPTIONS => Self::Options(Box::new(read_options(&mut b)?)),
+            OFFER => Self::Offer(Box::new(read_offer(&mut b)?)),
+            UNCHANGED => Self::Unchanged(read_ranges(&mut b)?),
+            WANT => Self::Want(read_ranges(&mut b)?),
+            REMOVED => Self::Removed(read_removed(&mut b)?),
+            REMOVAL_END if body == [0] => {
+                b.u8()?;
+                Self::RemovalEnd(None)
+            }
+            REMOVAL_END => Self::RemovalEnd(Some(read_error(&mut b)?)),
+            STREAM_END => {
+                Self::StreamEnd { file: file(&mut b)?, bytes: b.varint_max(MAX_FILE_BYTES, "size")? }
+            }
             k if k >= FIRST_EXTENSION => return Ok(Some((None, used))),
             k => return Err(WireError::UnknownType(k)),
         };
         b.end()?;
         Ok(Some((Some(message), used)))
     }
-}
-
-fn read_ranges(b: &mut Reader<'_>) -> Result<Vec<Range<u64>>, WireError> {
-    let n = b.varint_max(MAX_HAVE_RANGES as u64, "ranges")?;
-    let mut ranges: Vec<Range<u64>> = Vec::with_capacity(n as usize);
-    for _ in 0..n {
-        let start = b.varint_max(MAX_FILE_BYTES, "range")?;
-        let len = b.varint_max(MAX_FILE_BYTES, "range")?;
-        if len == 0 || ranges.last().is_some_and(|r| start < r.end) {
-            return Err(WireError::Bounds("range"));
-        }
-        ranges.push(start..start + len);
-    }
-    Ok(ranges)
 }
 
 fn read_result(b: &mut Reader<'_>) -> Result<Result<Option<[u8; 32]>, StoreError>, WireError> {

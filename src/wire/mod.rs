@@ -8,6 +8,7 @@ pub mod frame;
 pub mod handshake;
 pub mod message;
 pub mod packet;
+mod sync;
 
 #[cfg(test)]
 mod tests;

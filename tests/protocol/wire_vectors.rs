@@ -134,8 +134,24 @@ fn request_messages() -> Vec<(&'static str, Message)> {
         overwrite: Overwrite::Never,
         no_resume: true,
     };
+    let compare = SyncOptions { compare: Some(Compare::SizeAndTime), ..SyncOptions::default() };
+    let pattern = |kind, text: &[u8]| fulmar::transfer::sync::Pattern { kind, text: text.to_vec() };
+    let all = SyncOptions {
+        compare: Some(Compare::Digest),
+        dry_run: true,
+        delete: Some(Delete::InDest),
+        no_mtime: true,
+        no_mode: true,
+        patterns: vec![
+            pattern(PatternKind::Exclude, b"*.o"),
+            pattern(PatternKind::Include, b"keep.o"),
+            pattern(PatternKind::IgnoreFile, b".gitignore"),
+        ],
+    };
     vec![
         ("REQUEST: PUT, new name, do not resume", ask(anew)),
+        ("OPTIONS: compare", Message::Options(Box::new(compare))),
+        ("OPTIONS: all of them", Message::Options(Box::new(all))),
         ("REQUEST: PUT, new name", ask(put(false, Overwrite::Never))),
         ("REQUEST: PUT, into a directory, overwrite", ask(put(true, Overwrite::Always))),
         ("REQUEST: GET, auto", ask(get(Compression::Auto))),
@@ -162,7 +178,19 @@ fn transfer_messages() -> Vec<(&'static str, Message)> {
     let mut link = entry(3, b"dir/link", EntryKind::Symlink);
     (link.target, link.meta.mode) = (b"../elsewhere".to_vec(), 0);
     let end = BeginEntry { file: FileId(4), kind: EntryKind::DirEnd, ..dir.clone() };
+    let stream = BeginEntry {
+        size: fulmar::transfer::job::UNKNOWN_SIZE,
+        chunk_size: DEFAULT_CHUNK_SIZE,
+        ..entry(5, b"x.tar", EntryKind::File)
+    };
     let file_id = FileId(1);
+    let offer = Offer {
+        file: FileId(7),
+        path: b"dir/hi".to_vec(),
+        meta: Meta { mode: 0o644, mtime_s: 1_700_000_000, mtime_ns: 1 },
+        size: 2,
+        sha256: None,
+    };
     let entry_of = |e: BeginEntry| Message::Entry(Box::new(e));
     vec![
         ("ENTRY: directory, before 1970", entry_of(dir)),
@@ -170,6 +198,8 @@ fn transfer_messages() -> Vec<(&'static str, Message)> {
         ("ENTRY: file with contents", entry_of(small)),
         ("ENTRY: symbolic link", entry_of(link)),
         ("ENTRY: end of directory", entry_of(end)),
+        ("ENTRY: stream", entry_of(stream)),
+        ("STREAM_END", Message::StreamEnd { file: FileId(5), bytes: 1 << 33 }),
         (
             "ENTRY_FAILED",
             Message::EntryFailed {
@@ -191,6 +221,22 @@ fn transfer_messages() -> Vec<(&'static str, Message)> {
             Message::Result { file: file_id, result: Err(error(StoreErrorKind::NoSpace, "disk full")) },
         ),
         ("RESEND", Message::Resend { file: file_id, chunk: 32_767 }),
+        ("OFFER", Message::Offer(Box::new(offer.clone()))),
+        (
+            "OFFER: with digest",
+            Message::Offer(Box::new(Offer { sha256: Some(sha256(b"hi")), file: FileId(8), ..offer })),
+        ),
+        ("UNCHANGED", Message::Unchanged(vec![0..3, 5..10_000])),
+        (
+            "REMOVED",
+            Message::Removed(vec![(b"old".to_vec(), EntryKind::File), (b"d/e".to_vec(), EntryKind::Dir)]),
+        ),
+        ("REMOVAL_END: done", Message::RemovalEnd(None)),
+        (
+            "REMOVAL_END: refused",
+            Message::RemovalEnd(Some(error(StoreErrorKind::Forbidden, "an entry failed"))),
+        ),
+        ("WANT", Message::Want(std::iter::once(3..5).collect())),
         ("REQUEST_FAILED", Message::RequestFailed(error(StoreErrorKind::Permission, "read-only"))),
     ]
 }
@@ -252,7 +298,11 @@ fn refused() -> Vec<Value> {
         ("extension shorter than its length", "404a0561", "truncated"),
     ];
     let messages = [
-        ("unknown message type 11", "0b00", "unknown type 0xb"),
+        ("unknown message type 32", "2000", "unknown type 0x20"),
+        ("OPTIONS with an unknown flag", "0b0340800000", "option flags out of bounds"),
+        ("OPTIONS: digest without compare", "0b020200", "option flags out of bounds"),
+        ("OFFER with a digest of 2 bytes", "0c0a0001610000000002aabb", "digest out of bounds"),
+        ("WANT with an empty range", "0e03010000", "range out of bounds"),
         ("body above 65,536 bytes", "0480010001", "message length out of bounds"),
         ("MANIFEST_END with a body", "040100", "trailing bytes"),
         ("path with ..", "02070100042e2e2f61", "path out of bounds"),

@@ -142,6 +142,8 @@ impl Lab {
             .env("XDG_STATE_HOME", self.path("state"))
             .env("HOME", self.dir.path())
             .env_remove("FULMAR_KEY_FILE")
+            .env_remove("FULMAR_CONFIG")
+            .env_remove("XDG_CONFIG_HOME")
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .args(arguments);

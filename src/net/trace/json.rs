@@ -226,6 +226,18 @@ fn of_event(event: &Event, stats: Option<&Stats>) -> (&'static str, Value) {
             }
             ("file_finished", data)
         }
+        Event::EntryUnchanged { direction, path, kind, bytes } => (
+            "file_unchanged",
+            json!({ "direction": way(*direction), "path": lossy(path), "kind": kind_name(*kind), "length": bytes }),
+        ),
+        Event::EntryPlanned { direction, path, bytes } => {
+            ("file_planned", json!({ "direction": way(*direction), "path": lossy(path), "length": bytes }))
+        }
+        Event::EntryRemoved { direction, path, kind } => (
+            "file_removed",
+            json!({ "direction": way(*direction), "path": lossy(path), "kind": kind_name(*kind) }),
+        ),
+        Event::RemovalFailed(error) => ("removal_failed", json!({ "error": error.message })),
         Event::Listed(entry) => ("entry_listed", json!({ "path": lossy(&entry.path) })),
         Event::ImpairBack(spec) => ("impairment_requested", json!({ "spec": spec })),
         Event::Completed => ("request_completed", json!({})),

@@ -11,8 +11,9 @@ use crate::store::error::{busy, digest_mismatch, exists, forbidden, refuse, wron
 use crate::store::names::{is_below, join, split_first};
 use crate::transfer::job::{
     BeginEntry, ChunkCodec, Dest, Done, EntryKind, FileId, Location, Meta, Overwrite, StoreError,
-    StoreErrorKind,
+    StoreErrorKind, UNKNOWN_SIZE,
 };
+use crate::wire::MAX_FILE_BYTES;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -41,6 +42,8 @@ pub(super) struct Sink {
     standing: bool,
     /// What the chunks were when they were checked.
     crcs: HashMap<u64, u32>,
+    /// It began with an unknown size.
+    stream: bool,
 }
 
 #[derive(Debug)]
@@ -53,7 +56,7 @@ struct WaitingEnd {
 
 #[derive(Debug, Default)]
 pub(super) struct Receiving {
-    plan: Option<DestPlan>,
+    pub(super) plan: Option<DestPlan>,
     /// An earlier session of the same request may have brought files already.
     continued: bool,
     sinks: Files<Sink>,
@@ -88,7 +91,7 @@ impl MemoryStore {
                 return Err(wrong_kind(path, "is not a directory; name a directory or choose another name"));
             }
         }
-        if !base.is_empty() && !self.tree.is_dir(&base) {
+        if !base.is_empty() && !self.tree.is_dir(&base) && !self.session_options(session).dry_run {
             self.tree.insert(&base, Node::Dir(Meta { mode: 0o755, ..Meta::default() }));
         }
         let receiving = self.receiving(session);
@@ -100,7 +103,7 @@ impl MemoryStore {
     }
 
     /// No proper ancestor of `place` may be a link or a file.
-    fn no_link_above(&self, place: &[u8], shown: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn no_link_above(&self, place: &[u8], shown: &[u8]) -> Result<(), StoreError> {
         let mut at = place;
         while let Some(slash) = at.iter().rposition(|&b| b == b'/') {
             at = &at[..slash];
@@ -123,6 +126,11 @@ impl MemoryStore {
     pub(super) fn begin(&mut self, session: SessionKey, entry: BeginEntry, out: Out<'_>) {
         let file = entry.file;
         let streamed = entry.kind == EntryKind::File && entry.inline.is_none();
+        if self.session_options(session).offers()
+            && let Some(answer) = self.begin_compared(session, &entry)
+        {
+            return out(answer);
+        }
         let result = self.begin_entry(session, entry);
         match result {
             Ok(Begun::Open(have)) => out(Done::Began { file, result: Ok(have) }),
@@ -189,8 +197,17 @@ impl MemoryStore {
             let have = whole.ranges().to_vec();
             let received = Received::new(layout, whole);
             let (shown, data, meta) = (entry.path, content.to_vec(), entry.meta);
-            let sink =
-                Sink { place, shown, data, received, meta, overwrite, standing: true, crcs: HashMap::new() };
+            let sink = Sink {
+                place,
+                shown,
+                data,
+                received,
+                meta,
+                overwrite,
+                standing: true,
+                crcs: HashMap::new(),
+                stream: false,
+            };
             self.receiving(session).sinks.insert(entry.file, sink);
             return Ok(Begun::Open(have));
         }
@@ -207,7 +224,10 @@ impl MemoryStore {
         if entry.chunk_size == 0 {
             return Err(forbidden(&entry.path, "was announced with chunks of zero bytes"));
         }
-        let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
+        let stream = entry.size == UNKNOWN_SIZE;
+        let most = MAX_FILE_BYTES / u64::from(entry.chunk_size) * u64::from(entry.chunk_size);
+        let size = if stream { most } else { entry.size };
+        let layout = Layout { size, chunk_size: entry.chunk_size };
         let holder = self.sessions.iter().find_map(|(session, state)| {
             let file = state.receiving.sinks.iter().find(|(_, sink)| sink.place == place);
             file.map(|(file, sink)| (*session, *file, is_same_source(sink, layout, &entry.meta)))
@@ -222,9 +242,8 @@ impl MemoryStore {
                 self.keep_partial(sink);
             }
         }
-        if entry.size > self.capacity_bytes {
-            let why = "there is not enough space on the disk; free some and run the command again";
-            return Err(refuse(StoreErrorKind::NoSpace, &entry.path, why));
+        if !stream && entry.size > self.capacity_bytes {
+            return Err(full(&entry.path));
         }
         let kept = self.partials.remove(&place).filter(|p| {
             let time = |m: &Meta| (m.mtime_s, m.mtime_ns);
@@ -233,13 +252,13 @@ impl MemoryStore {
         });
         let (data, whole) = match kept {
             Some(partial) => (partial.data, partial.whole),
+            None if stream => (Vec::new(), RangeSet::default()),
             None => (vec![0; entry.size as usize], RangeSet::default()),
         };
         let have = whole.ranges().to_vec();
         let received = Received::new(layout, whole);
-        let (shown, meta) = (entry.path, entry.meta);
-        let sink =
-            Sink { place, shown, data, received, meta, overwrite, standing: false, crcs: HashMap::new() };
+        let (shown, meta, crcs) = (entry.path, entry.meta, HashMap::new());
+        let sink = Sink { place, shown, data, received, meta, overwrite, standing: false, crcs, stream };
         self.receiving(session).sinks.insert(entry.file, sink);
         Ok(Begun::Open(have))
     }
@@ -302,7 +321,11 @@ impl MemoryStore {
         if let Err(error) = self.spend(&shown, data.len() as u64) {
             return self.fail(session, file, error, out);
         }
+        let capacity = self.capacity_bytes;
         let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
+        if !sink.reach(end, capacity) {
+            return self.fail(session, file, full(&shown), out);
+        }
         let chunk_size = u64::from(sink.received.layout.chunk_size);
         let mut at = offset;
         while at < end {
@@ -375,6 +398,11 @@ impl MemoryStore {
         let Some(plain) = plain else {
             return out(Done::ChunkStored { file, chunk, ok: false });
         };
+        let capacity = self.capacity_bytes;
+        let reached = self.receiving(session).sinks.get_mut(&file);
+        if !reached.is_some_and(|sink| sink.reach(range.end as u64, capacity)) {
+            return self.fail(session, file, full(&shown), out);
+        }
         if let Err(error) = self.spend(&shown, plain.len() as u64) {
             return self.fail(session, file, error, out);
         }
@@ -427,8 +455,16 @@ impl MemoryStore {
         self.release_ends(session, out);
     }
 
+    /// A stream has ended: what it was given beyond is cut off.
+    pub(super) fn set_size(&mut self, session: SessionKey, file: FileId, bytes: u64) {
+        if let Some(sink) = self.receiving(session).sinks.get_mut(&file) {
+            sink.received.layout.size = bytes;
+            sink.data.resize(bytes as usize, 0);
+        }
+    }
+
     pub(super) fn keep_partial(&mut self, sink: Sink) {
-        if sink.standing || sink.place.starts_with(SCRATCH_DIR) {
+        if sink.standing || sink.place.starts_with(SCRATCH_DIR) || sink.stream {
             return;
         }
         let whole = sink.received.whole().clone();
@@ -475,7 +511,20 @@ impl MemoryStore {
     }
 }
 
+fn full(shown: &[u8]) -> StoreError {
+    let why = "there is not enough space on the disk; free some and run the command again";
+    refuse(StoreErrorKind::NoSpace, shown, why)
+}
+
 impl Sink {
+    /// A stream grows with what comes. False: beyond what there is room for.
+    fn reach(&mut self, end: u64, capacity: u64) -> bool {
+        if self.stream && end <= capacity && (self.data.len() as u64) < end {
+            self.data.resize(end as usize, 0);
+        }
+        !self.stream || end <= capacity
+    }
+
     /// `rot`: the chunk that loses a bit now, unless it is in the digest already; true if it did.
     fn store(&mut self, chunk: u64, range: Range<usize>, rot: Option<u64>) -> bool {
         self.crcs.insert(chunk, crc32(&self.data[range.clone()]));
@@ -537,7 +586,7 @@ fn permitted(meta: Meta) -> Meta {
 }
 
 /// A path of a name space in the one tree.
-fn in_space(space: Space, path: &[u8]) -> Vec<u8> {
+pub(super) fn in_space(space: Space, path: &[u8]) -> Vec<u8> {
     MemoryStore::tree_path(&match space {
         Space::Jail => Location::Jail(path.to_vec()),
         Space::Scratch => Location::Scratch(path.to_vec()),

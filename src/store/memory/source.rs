@@ -7,33 +7,48 @@ use crate::store::SessionKey;
 use crate::store::digest::{Layout, Sequential, sha256};
 use crate::store::error::{refuse, source_changed};
 use crate::store::names::{HIDDEN_PREFIX, check_relative, join, split_last};
+use crate::transfer::filter::Filter;
 use crate::transfer::job::{
     Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Inline, Location, Meta, SourceEntry,
-    SourceRoot, StoreError, StoreErrorKind,
+    SourceRoot, StoreError, StoreErrorKind, UNKNOWN_SIZE,
 };
 use bytes::Bytes;
 use std::ops::Bound;
 
 #[derive(Debug)]
-struct Source {
+pub(super) struct Source {
     tree_path: Vec<u8>,
     shown: Vec<u8>,
-    layout: Layout,
+    pub(super) layout: Layout,
     meta: Meta,
     compress: Compression,
-    digest: Sequential,
+    pub(super) digest: Sequential,
+    /// A stream; whether it had nothing to give the last time.
+    stream: Option<bool>,
+}
+
+impl Source {
+    /// Of a stream: its bytes, and whether it makes its reader wait this time.
+    fn stream_state(&mut self, tree: &Nodes) -> Option<(u64, bool)> {
+        let waits = self.stream.as_mut()?;
+        *waits = !*waits;
+        match tree.get(&key(&self.tree_path)) {
+            Some(Node::File(content, _)) => Some((content.size(), *waits)),
+            _ => Some((0, *waits)),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Sending {
-    roots: Vec<SourceRoot>,
+    pub(super) roots: Vec<SourceRoot>,
     /// The root being walked.
     at: usize,
     /// Where the next node below it is looked for, as a key; `None`: not begun.
     from: Option<Bound<Vec<u8>>>,
     /// Keys of the directories whose end is still to be told.
     open_dirs: Vec<Vec<u8>>,
-    sources: Files<Source>,
+    pub(super) sources: Files<Source>,
 }
 
 impl Sending {
@@ -57,7 +72,8 @@ impl Sending {
         let shown = join(&root.name, &below);
         let layout = Layout { size, chunk_size: chunk_size.max(1) };
         let digest = Sequential::default();
-        self.sources.insert(file, Source { tree_path, shown, layout, meta, compress, digest });
+        let stream = (size == UNKNOWN_SIZE).then_some(false);
+        self.sources.insert(file, Source { tree_path, shown, layout, meta, compress, digest, stream });
     }
 
     pub(super) fn close(&mut self, file: FileId) {
@@ -74,6 +90,8 @@ impl MemoryStore {
         list_only: bool,
     ) -> Done {
         let state = self.sessions.entry(session).or_default();
+        // It was compiled before the options were taken.
+        let filter = Filter::new(&state.options.patterns).unwrap_or_default();
         let (sending, tree) = (&mut state.sending, &self.tree.0);
         let mut entries = Vec::new();
         while entries.len() < max_entries {
@@ -85,7 +103,9 @@ impl MemoryStore {
                 match walk.first(&root.location, tree.get(&base_key)) {
                     Ok(is_dir) => {
                         sending.from = Some(Bound::Excluded(base_key.clone()));
-                        if !(is_dir && (list_only || root.name.is_empty())) {
+                        if root.location == Location::Stream {
+                            entries.push(Ok(walk.stream_entry()));
+                        } else if !(is_dir && (list_only || root.name.is_empty())) {
                             let node = tree
                                 .get(&base_key)
                                 .unwrap_or(&Node::Dir(Meta { mode: 0o755, ..Meta::default() }))
@@ -117,7 +137,8 @@ impl MemoryStore {
                 continue;
             };
             let below = walk.below(found);
-            let hidden = split_last(&below).1.starts_with(HIDDEN_PREFIX);
+            let hidden = split_last(&below).1.starts_with(HIDDEN_PREFIX)
+                || filter.leaves_out(&below, matches!(node, Node::Dir(_)), &[]);
             sending.from = Some(if list_only || hidden {
                 // Past everything below it: keys of its children go on with NUL, which no name holds.
                 Bound::Included([found.as_slice(), &[1]].concat())
@@ -143,11 +164,26 @@ impl MemoryStore {
     ) {
         let state = self.sessions.entry(session).or_default();
         let Some(source) = state.sending.sources.get_mut(&file) else { return };
+        let mut compress = source.compress;
+        if let Some((bytes, waits)) = source.stream_state(&self.tree.0) {
+            let at = chunk * u64::from(source.layout.chunk_size);
+            // As a pipe does: nothing is there at first, every second time.
+            if waits && chunk % 2 == 1 {
+                return out(Done::StreamWaits { file, chunk });
+            }
+            if at >= bytes {
+                source.layout.size = bytes;
+                return out(Done::StreamEnded { file, bytes });
+            }
+            if bytes - at < u64::from(source.layout.chunk_size) {
+                compress = Compression::None;
+            }
+        }
         match read(&self.tree.0, source, chunk) {
             Ok(plain) => {
                 source.digest.take(chunk, &plain);
                 let plain_bytes = plain.len() as u32;
-                let encoded = self.encoder.encode(plain, source.compress, budget, 1);
+                let encoded = self.encoder.encode(plain, compress, budget, 1);
                 let (codec, crc32, data) = (encoded.codec, encoded.crc32, encoded.data);
                 out(Done::Chunk { file, chunk, codec, plain_bytes, crc32, data });
             }
@@ -185,8 +221,9 @@ type Nodes = std::collections::BTreeMap<Vec<u8>, Node>;
 fn node_of<'a>(tree: &'a Nodes, source: &Source) -> Result<&'a Content, StoreError> {
     match tree.get(&key(&source.tree_path)) {
         Some(Node::File(content, meta)) => {
-            let same = content.size() == source.layout.size
-                && (meta.mtime_s, meta.mtime_ns) == (source.meta.mtime_s, source.meta.mtime_ns);
+            let same = source.stream.is_some()
+                || content.size() == source.layout.size
+                    && (meta.mtime_s, meta.mtime_ns) == (source.meta.mtime_s, source.meta.mtime_ns);
             if same { Ok(content) } else { Err(source_changed(&source.shown)) }
         }
         Some(_) => Err(source_changed(&source.shown)),
@@ -194,7 +231,7 @@ fn node_of<'a>(tree: &'a Nodes, source: &Source) -> Result<&'a Content, StoreErr
     }
 }
 
-fn not_found(path: &[u8]) -> StoreError {
+pub(super) fn not_found(path: &[u8]) -> StoreError {
     refuse(
         StoreErrorKind::NotFound,
         path,
@@ -202,7 +239,7 @@ fn not_found(path: &[u8]) -> StoreError {
     )
 }
 
-fn read(tree: &Nodes, source: &Source, chunk: u64) -> Result<Bytes, StoreError> {
+pub(super) fn read(tree: &Nodes, source: &Source, chunk: u64) -> Result<Bytes, StoreError> {
     let content = node_of(tree, source)?;
     let extent = source.layout.extent(chunk);
     let (offset, len) =
@@ -210,11 +247,11 @@ fn read(tree: &Nodes, source: &Source, chunk: u64) -> Result<Bytes, StoreError> 
     Ok(content.read(offset, len))
 }
 
-struct Walk<'a> {
-    root: u32,
-    name: &'a [u8],
-    base: &'a [u8],
-    inline_max_bytes: u64,
+pub(super) struct Walk<'a> {
+    pub(super) root: u32,
+    pub(super) name: &'a [u8],
+    pub(super) base: &'a [u8],
+    pub(super) inline_max_bytes: u64,
 }
 
 impl Walk<'_> {
@@ -243,7 +280,13 @@ impl Walk<'_> {
         path_of(found.get(skip..).unwrap_or_default())
     }
 
-    fn entry(&self, below: &[u8], node: &Node, kind: EntryKind, list_only: bool) -> SourceEntry {
+    fn stream_entry(&self) -> SourceEntry {
+        let meta = Meta { mode: 0o644, ..Meta::default() };
+        let node = Node::File(Content::Bytes(Bytes::new()), meta);
+        SourceEntry { size: UNKNOWN_SIZE, inline: None, ..self.entry(b"", &node, EntryKind::File, true) }
+    }
+
+    pub(super) fn entry(&self, below: &[u8], node: &Node, kind: EntryKind, list_only: bool) -> SourceEntry {
         let mut path = join(self.name, below);
         if path.is_empty() {
             path = split_last(self.base).1.to_vec();
