@@ -93,6 +93,11 @@ impl DirHandle {
         retry(|| rustix::fs::statat(self, name, AtFlags::SYMLINK_NOFOLLOW))
     }
 
+    /// The target of the link `name`.
+    pub(crate) fn read_link(&self, name: &[u8]) -> io::Result<Vec<u8>> {
+        Ok(retry(|| rustix::fs::readlinkat(self, name, Vec::new()))?.into_bytes())
+    }
+
     /// Makes the directory `name`; `Ok(false)`: it was there.
     pub(crate) fn make_dir(&self, name: &[u8], mode: u32) -> io::Result<bool> {
         match retry(|| rustix::fs::mkdirat(self, name, Mode::from_raw_mode(mode))) {

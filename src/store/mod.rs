@@ -15,9 +15,11 @@ pub mod memory;
 mod names;
 mod partial;
 mod pipe;
+mod quota;
 mod scratch;
 mod sink;
 mod source;
+mod standing;
 pub mod stdout;
 mod sweep;
 #[cfg(test)]
@@ -46,6 +48,7 @@ fn may_begin_session(job: &Job) -> bool {
             | Job::NextEntries { .. }
             | Job::SetOptions(_)
             | Job::SetDest(_)
+            | Job::Continue
             | Job::Begin(_)
             | Job::RemoveScratch(_)
     )

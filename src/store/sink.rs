@@ -10,9 +10,18 @@ use super::partial::Staged;
 use crate::codec::chunk::{crc32, decode_chunk};
 use crate::transfer::job::{ChunkCodec, Meta, Overwrite, StoreError, StoreErrorKind};
 use rustix::buffer::spare_capacity;
-use rustix::fs::Mode;
+use rustix::fs::{Advice, Mode};
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
+
+/// So much is pushed out at once: a fraction of a second of any disk.
+const PUSH_BYTES: u64 = 8 << 20;
+/// Most chunks that are asked for again after a wrong digest; a file with more is better sent anew. A quarter of what a
+/// sender lets wait (`transfer::sender::MAX_RESENDS`).
+const MAX_BAD_CHUNKS: u64 = 1024;
+/// A disk on which chunks go bad that often is not to be trusted.
+const MAX_RECHECKS: u32 = 3;
 
 /// A file being received.
 #[derive(Debug)]
@@ -32,6 +41,10 @@ pub(crate) struct Sink {
     /// Existing files.
     pub(crate) overwrite: Overwrite,
     buffer: Vec<u8>,
+    /// Bytes from the beginning of which the writing to disk has been begun.
+    pushed_bytes: u64,
+    /// How often chunks were found changed at the end.
+    rechecks: u32,
     stream: bool,
     preserve: Preserve,
 }
@@ -90,6 +103,8 @@ impl Sink {
             meta,
             overwrite,
             buffer: Vec::new(),
+            pushed_bytes: 0,
+            rechecks: 0,
             preserve: Preserve::default(),
             stream: false,
         }
@@ -194,7 +209,38 @@ impl Sink {
         }
         let file = &self.file;
         let read = |offset, len, buffer: &mut Vec<u8>| read_exact_at(file, offset, len, buffer);
-        self.received.stored(chunk, plain, read).map_err(|e| self.write_error(&e))
+        self.received.stored(chunk, plain, read).map_err(|e| self.write_error(&e))?;
+        self.push_out();
+        Ok(())
+    }
+
+    /// Has the system begin to write what will not be read again: the sync at the end, for which all sessions wait, finds
+    /// little left to do then.
+    fn push_out(&mut self) {
+        let hashed_bytes = self.received.hashed_bytes();
+        let Some(len) = NonZeroU64::new(hashed_bytes.saturating_sub(self.pushed_bytes)) else { return };
+        if len.get() >= PUSH_BYTES {
+            // The advice not to keep pages makes Linux write the dirty ones, without waiting for them.
+            let _ = rustix::fs::fadvise(&self.file, self.pushed_bytes, Some(len), Advice::DontNeed);
+            self.pushed_bytes = hashed_bytes;
+        }
+    }
+
+    /// After a wrong digest: the chunks whose bytes are not those that were checked when they came, now no longer whole.
+    /// None if that explains nothing, or has been tried too often.
+    pub(crate) fn recheck(&mut self) -> Vec<u64> {
+        let Some(journal) = self.journal.as_ref().filter(|_| self.rechecks < MAX_RECHECKS) else {
+            return Vec::new();
+        };
+        self.rechecks += 1;
+        let layout = self.received.layout;
+        let whole = verified(&self.file, journal, layout);
+        if layout.count() - whole.len() > MAX_BAD_CHUNKS {
+            return Vec::new();
+        }
+        let bad = (0..layout.count()).filter(|chunk| !whole.contains(*chunk)).collect();
+        self.received = Received::new(layout, whole);
+        bad
     }
 
     fn write_error(&self, error: &io::Error) -> StoreError {
@@ -209,6 +255,11 @@ impl Sink {
     pub(crate) fn is_for(&self, dir: &DirHandle, name: &[u8], identity: Identity) -> bool {
         let own = || Identity::new(&self.staged.name, self.received.layout, &self.meta);
         self.staged.dir.id == dir.id && self.staged.name == name && own() == identity
+    }
+
+    /// What it takes on the disk.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        rustix::fs::fstat(&self.file).map_or(0, |stat| super::quota::disk_bytes(&stat))
     }
 
     /// True if every chunk is whole.

@@ -6,6 +6,7 @@
 mod disk;
 mod memory;
 mod pure;
+mod quota;
 mod random;
 mod resume;
 mod rules;

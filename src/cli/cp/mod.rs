@@ -322,6 +322,7 @@ impl<'a> Copy<'a> {
             roots: job.roots.clone(),
             dest: job.dest.clone(),
             sim: self.sim.clone(),
+            retries: options::retries(&self.args.connect)?,
             // A second attempt writes it anew.
             trace: trace::open(self.args.link.trace.as_deref(), false)?,
         })

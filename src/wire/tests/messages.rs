@@ -196,7 +196,8 @@ fn random_request(rng: &mut StdRng) -> Request {
 
 fn random_message(rng: &mut StdRng) -> Message {
     let file = FileId(random_varint(rng, 1 << 48));
-    match rng.random_range(0..11) {
+    match rng.random_range(0..12) {
+        11 => Message::Continue,
         0 => Message::Request { client_id: "née".into(), request: random_request(rng) },
         1 | 2 => Message::Entry(Box::new(random_entry(rng))),
         3 => Message::EntryFailed { path: random_path(rng), error: random_error(rng) },
