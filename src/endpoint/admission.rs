@@ -113,6 +113,8 @@ pub(super) struct Admission {
     order: VecDeque<(Instant, Cid)>,
     /// Peers that have a session, as their Hellos named them: a late copy of a Hello asks for nothing new.
     live: HashSet<(Cid, SocketAddr)>,
+    /// Those of them whose session is over; forgotten then (the time is not known before the next packet).
+    gone: VecDeque<(Option<Instant>, (Cid, SocketAddr))>,
     cookie_key: CookieKey,
     epoch: Instant,
     pakes: Bucket,
@@ -133,6 +135,7 @@ impl Admission {
             by_client: HashMap::new(),
             order: VecDeque::new(),
             live: HashSet::new(),
+            gone: VecDeque::new(),
             cookie_key: CookieKey::new(key),
             epoch: now,
             pakes: Bucket::new(now, PAKE_BURST),
@@ -373,9 +376,9 @@ impl Admission {
         })
     }
 
-    /// The session of this peer is over.
+    /// The session of this peer is over. A copy of its Hello may still be on its way.
     pub(super) fn ended(&mut self, client_cid: Cid, remote: SocketAddr) {
-        self.live.remove(&(client_cid, remote));
+        self.gone.push_back((None, (client_cid, remote)));
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {
@@ -405,6 +408,12 @@ impl Admission {
     }
 
     fn expire(&mut self, now: Instant) {
+        for (until, _) in self.gone.iter_mut().rev().take_while(|(until, _)| until.is_none()) {
+            *until = Some(now + HALF_OPEN_LIFETIME);
+        }
+        while let Some((_, peer)) = self.gone.pop_front_if(|(until, _)| until.is_some_and(|t| t <= now)) {
+            self.live.remove(&peer);
+        }
         while let Some((created_at, cid)) = self.order.front().copied() {
             if now < created_at + HALF_OPEN_LIFETIME {
                 break;

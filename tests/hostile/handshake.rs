@@ -95,7 +95,9 @@ fn clients_get_in_during_a_flood_of_hellos() {
         }
     }
     assert!(joined.is_some(), "{}", node.endpoint.refusals());
-    assert!(node.refused(Refusal::Cookie) > 40_000, "{}", node.endpoint.refusals());
+    // Answers to strangers are limited as well, so most of the flood gets none.
+    let turned_away = node.refused(Refusal::Cookie) + node.refused(Refusal::Overload);
+    assert!(turned_away > 40_000, "{}", node.endpoint.refusals());
 }
 
 #[test]
@@ -337,7 +339,7 @@ fn replies_with_bad_shares_and_floods_of_replies_are_counted() {
     }
     assert_eq!(node.refused(Refusal::Conflict), 50, "{}", node.endpoint.refusals());
     assert_eq!(node.refused(Refusal::Misplaced), 58);
-    node.pass(Duration::from_secs(20));
+    node.pass(Duration::from_secs(200));
     assert!(matches!(node.closed(), Some(CloseReason::Unreachable { .. })), "{:?}", node.closed());
 }
 

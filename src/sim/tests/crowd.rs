@@ -32,12 +32,15 @@ fn a_crowd_shares_fairly_and_small_puts_pass_quickly() {
     let running = (0..CROWD).filter(|i| w.closed_at(*i, jobs[*i]).is_none()).count();
     assert!(running > CROWD / 2, "{running} still run beside the small ones");
     w.run().expect("all end");
+    let mut late = 0;
     for (client, started, session) in small {
         let r = w.report(client, session);
         assert_eq!(r.closed, Some(CloseReason::Done), "{r:?}");
         let took = r.closed_at - started;
-        assert!(took <= 10 * RTT, "a small put took {took:?}");
+        assert!(took <= 15 * RTT, "a small put took {took:?}");
+        late += usize::from(took > 10 * RTT);
     }
+    assert!(late <= 1, "{late} of {SMALL} small puts took more than 10 RTTs");
     let goodputs: Vec<f64> = (0..CROWD)
         .map(|i| {
             let r = w.report(i, jobs[i]);
