@@ -113,8 +113,10 @@ pub(super) struct Admission {
     order: VecDeque<(Instant, Cid)>,
     /// Peers that have a session, as their Hellos named them: a late copy of a Hello asks for nothing new.
     live: HashSet<(Cid, SocketAddr)>,
-    /// Those of them whose session is over; forgotten then (the time is not known before the next packet).
-    gone: VecDeque<(Option<Instant>, (Cid, SocketAddr))>,
+    /// Those of them whose session is over; forgotten then.
+    gone: VecDeque<(Instant, (Cid, SocketAddr))>,
+    /// The last packet of a handshake came then.
+    heard_at: Instant,
     cookie_key: CookieKey,
     epoch: Instant,
     pakes: Bucket,
@@ -136,6 +138,7 @@ impl Admission {
             order: VecDeque::new(),
             live: HashSet::new(),
             gone: VecDeque::new(),
+            heard_at: now,
             cookie_key: CookieKey::new(key),
             epoch: now,
             pakes: Bucket::new(now, PAKE_BURST),
@@ -378,7 +381,7 @@ impl Admission {
 
     /// The session of this peer is over. A copy of its Hello may still be on its way.
     pub(super) fn ended(&mut self, client_cid: Cid, remote: SocketAddr) {
-        self.gone.push_back((None, (client_cid, remote)));
+        self.gone.push_back((self.heard_at + HALF_OPEN_LIFETIME, (client_cid, remote)));
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {
@@ -408,10 +411,8 @@ impl Admission {
     }
 
     fn expire(&mut self, now: Instant) {
-        for (until, _) in self.gone.iter_mut().rev().take_while(|(until, _)| until.is_none()) {
-            *until = Some(now + HALF_OPEN_LIFETIME);
-        }
-        while let Some((_, peer)) = self.gone.pop_front_if(|(until, _)| until.is_some_and(|t| t <= now)) {
+        self.heard_at = now;
+        while let Some((_, peer)) = self.gone.pop_front_if(|(until, _)| *until <= now) {
             self.live.remove(&peer);
         }
         while let Some((created_at, cid)) = self.order.front().copied() {
