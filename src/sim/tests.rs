@@ -234,7 +234,8 @@ fn chunks_that_rot_before_they_are_hashed_come_again_and_nothing_else() {
         let r = w.report(0, key);
         assert_eq!((r.closed, r.failures.len()), (Some(CloseReason::Done), 0), "seed {seed}");
         assert!(w.server_store().get(b"f") == w.client_store(0).get(b"f"));
-        assert!(r.stats.wire_bytes_sent < 6_000_000 * 140 / 100, "seed {seed}: {}", r.stats.wire_bytes_sent);
+        // A quarter for what is lost, and the start of the path; the whole file again would be twice as much.
+        assert!(r.stats.wire_bytes_sent < 6_000_000 * 160 / 100, "seed {seed}: {}", r.stats.wire_bytes_sent);
     }
 }
 

@@ -269,7 +269,9 @@ fn a_server_that_stops_is_waited_for_only_on_request() {
 
 #[test]
 fn a_server_that_never_comes_back_uses_up_the_retries() {
-    let mut w = World::new(&scenario(3));
+    let mut s = scenario(3);
+    s.client.session.connect_timeout = Duration::from_secs(10);
+    let mut w = World::new(&s);
     w.client_store(0).insert_file(b"f", pattern(3, BIG), Default::default());
     w.pursue(0, put(), &[b"f"], None, 2);
     w.run_for(ms(800));
