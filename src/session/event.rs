@@ -236,6 +236,9 @@ impl Stats {
         self.file_bytes_total += past.file_bytes_total;
         self.chunk_bytes_plain += past.chunk_bytes_plain;
         self.chunk_bytes_encoded += past.chunk_bytes_encoded;
+        if self.smoothed_rtt.is_zero() {
+            (self.min_rtt, self.smoothed_rtt) = (past.min_rtt, past.smoothed_rtt);
+        }
     }
 
     /// Share of packets sent that were lost, in percent. Zero when nothing was sent.
