@@ -412,8 +412,9 @@ impl Admission {
 
     fn expire(&mut self, now: Instant) {
         self.heard_at = now;
-        while let Some((_, peer)) = self.gone.pop_front_if(|(until, _)| *until <= now) {
-            self.live.remove(&peer);
+        while let Some((_, peer)) = self.gone.front().filter(|(until, _)| *until <= now) {
+            self.live.remove(peer);
+            self.gone.pop_front();
         }
         while let Some((created_at, cid)) = self.order.front().copied() {
             if now < created_at + HALF_OPEN_LIFETIME {
