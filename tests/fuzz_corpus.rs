@@ -295,16 +295,23 @@ fn every_kind_of_frame_and_message_is_reached() {
     assert_eq!(kinds("sealed", |data| data.get(2..).map(targets::frame_kinds).unwrap_or_default()), frames);
     let messages = [
         "Abandon",
+        "Continue",
         "Digest",
         "Entry",
         "EntryFailed",
-        "Extension",
         "Have",
         "ManifestEnd",
+        "Offer",
+        "Options",
+        "RemovalEnd",
+        "Removed",
         "Request",
         "RequestFailed",
         "Resend",
         "Result",
+        "StreamEnd",
+        "Unchanged",
+        "Want",
     ];
     assert_eq!(kinds("messages", targets::message_kinds), messages);
 }

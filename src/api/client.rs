@@ -243,8 +243,8 @@ impl Client {
         session.client_id = self.settings.label.clone();
         let sim = self.settings.impairment.as_deref().map(str::parse::<Spec>).transpose();
         let sim = sim.map_err(|e| Error::new(ErrorKind::Other, format!("impairment: {e}")))?;
-        let options =
-            ClientOptions { remotes: self.remotes.clone(), endpoint, request, roots, dest, sim, trace: None };
+        let (remotes, retries, trace) = (self.remotes.clone(), 0, None);
+        let options = ClientOptions { remotes, endpoint, request, roots, dest, sim, retries, trace };
         let mut watcher = Watcher { entries: Vec::new(), progress };
         let ended = run(options, self.stop.0.clone(), &mut watcher)?;
         match ended.reason {

@@ -86,6 +86,7 @@ impl Server {
             endpoint,
             sim: None,
             partial_ttl,
+            quota_bytes: None,
             trace: None,
             watch: Default::default(),
         })?;

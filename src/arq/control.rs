@@ -113,7 +113,14 @@ impl ControlSender {
         self.acked.remove_below(settled);
     }
 
-    /// A packet with this stretch was lost (or may be: a probe repeats it).
+    /// A probe repeats this stretch: it goes before all other repairs.
+    pub fn on_urgent(&mut self, offset: u64, len: u32, times: u16) {
+        if offset + u64::from(len) > self.base {
+            self.repairs.push_front((offset, len, times));
+        }
+    }
+
+    /// A packet with this stretch was lost (or may be: the tail is sent again before that is known).
     pub fn on_lost(&mut self, offset: u64, len: u32, times: u16) {
         if offset + u64::from(len) > self.base {
             self.repairs.push_back((offset, len, times));

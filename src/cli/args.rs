@@ -279,6 +279,10 @@ pub struct ConnectArgs {
     /// Give up when one segment was sent so often in vain [default: only --timeout gives up]
     #[arg(long, value_name = "N")]
     pub max_retries: Option<String>,
+    /// Begin again so often when the server is lost or cannot be reached, going on where it was, after a pause of
+    /// 1 s that doubles up to 30 s (a server that restarts within --timeout is found without) [default: 0]
+    #[arg(long, value_name = "COUNT")]
+    pub retry: Option<String>,
     /// A name for this client in the server's log, at most 64 bytes
     #[arg(long, value_name = "LABEL")]
     pub client_id: Option<String>,
@@ -380,6 +384,9 @@ pub struct ServeArgs {
     /// Largest file that is accepted [default: no limit]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub max_file_size: Option<String>,
+    /// Refuse files that would make the directory larger than this, unfinished ones included [default: no limit]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub quota: Option<String>,
     /// Remove what interrupted uploads have left when nobody went on with them for so long [default: 7d]
     #[arg(long, value_name = "SECONDS", help_heading = "Limits")]
     pub partial_ttl: Option<String>,

@@ -9,6 +9,7 @@ use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
 use super::{key, key_log, options, signals, trace};
 use crate::endpoint::config::EndpointConfig;
+use crate::endpoint::pursuit::Notice;
 use crate::net::client::{self, ClientOptions, NetError, Observer, Outcome};
 use crate::net::stream::StreamPipe;
 use crate::session::event::{Direction, Event, Stats};
@@ -91,6 +92,7 @@ impl Setup {
         key_args: &KeyArgs,
     ) -> Result<Self, Failure> {
         let session = options::client_session(link, connect, chunk)?;
+        let retries = options::retries(connect)?;
         let sim = options::link_sim(link)?;
         let trace = trace::open(link.trace.as_deref(), false)?;
         let secret = key::client_secret(key_args, &target.authority())?;
@@ -99,7 +101,8 @@ impl Setup {
         endpoint.session = session;
         endpoint.session.key_log = key_log::from_environment()?;
         let request = Request::List { path: Vec::new() };
-        let options = ClientOptions { remotes, endpoint, request, roots: Vec::new(), dest: None, sim, trace };
+        let (roots, dest) = (Vec::new(), None);
+        let options = ClientOptions { remotes, endpoint, request, roots, dest, sim, retries, trace };
         Ok(Self { target, options })
     }
 
@@ -219,6 +222,15 @@ impl Observer for Watcher<'_> {
             Event::RemovalFailed(error) => self.results.removal_failed(error),
             Event::Listed(entry) => self.results.listed(entry),
             _ => {}
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Silent => self.progress.phase("the server is silent; asking whether it is still there"),
+            Notice::Heard => self.progress.phase("the server is back"),
+            Notice::Lost => self.progress.trouble("lost the server; trying again"),
+            Notice::Resumed => self.progress.trouble("reached the server anew; going on where it was"),
         }
     }
 

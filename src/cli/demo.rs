@@ -108,6 +108,7 @@ pub fn run(args: &DemoArgs) -> Result<u8, Failure> {
         roots,
         dest: Some((back.clone(), echo::destination(Overwrite::Never))),
         sim: Some(sim),
+        retries: 0,
         trace,
     };
     let host = server.address.to_string();
@@ -213,6 +214,7 @@ impl DemoServer {
             endpoint,
             sim: Some(sim),
             partial_ttl: None,
+            quota_bytes: None,
             trace: None,
             watch: Default::default(),
         })?;

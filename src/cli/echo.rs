@@ -35,6 +35,7 @@ pub fn run(args: &EchoArgs) -> Result<u8, Failure> {
     }
     options::client_session(&args.link, &args.connect, &args.chunk)?;
     options::link_sim(&args.link)?;
+    options::retries(&args.connect)?;
     options::sim("--sim-back", &args.sim_back)?;
     refuse_equal_names(files)?;
 

@@ -95,6 +95,11 @@ pub fn server(args: &ServeArgs) -> Result<(SessionConfig, ServerConfig), Failure
     Ok((session, server))
 }
 
+/// `--quota`
+pub fn quota(args: &ServeArgs) -> Result<Option<u64>, Failure> {
+    args.quota.as_deref().map(|text| size("--quota", text)).transpose()
+}
+
 /// `--partial-ttl`
 pub fn partial_ttl(args: &ServeArgs) -> Result<Duration, Failure> {
     let Some(text) = args.partial_ttl.as_deref() else { return Ok(DEFAULT_PARTIAL_TTL) };
@@ -132,6 +137,14 @@ pub fn sim(option: &str, spec: &str) -> Result<Spec, Failure> {
 /// `--sim`, when given.
 pub fn link_sim(link: &LinkArgs) -> Result<Option<Spec>, Failure> {
     link.sim.as_deref().map(|spec| sim("--sim", spec)).transpose()
+}
+
+/// `--retry`
+pub fn retries(connect: &ConnectArgs) -> Result<u32, Failure> {
+    match connect.retry.as_deref() {
+        None | Some("0") => Ok(0),
+        text => Ok(count("--retry", text, u32::MAX)?.unwrap_or_default()),
+    }
 }
 
 /// `-4` and `-6`

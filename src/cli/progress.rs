@@ -101,6 +101,21 @@ impl Progress {
         }
     }
 
+    /// Something went wrong, and the request goes on all the same: files that were under way begin again.
+    pub fn trouble(&mut self, what: &str) {
+        for active in std::mem::take(&mut self.active) {
+            if let (Some(bar), Display::Bars { all, .. }) = (active.bar, &self.display) {
+                bar.finish_and_clear();
+                all.remove(&bar);
+            }
+        }
+        match &self.display {
+            Display::Hidden => {}
+            Display::Lines { .. } => terminal::stderr_line(&format!("{}: {what}", self.command)),
+            Display::Bars { total, .. } => total.set_message(what.to_owned()),
+        }
+    }
+
     /// A file begins.
     pub fn started(&mut self, direction: Direction, file: FileId, path: &[u8], bytes: u64) {
         if !matches!(self.display, Display::Bars { .. })

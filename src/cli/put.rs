@@ -23,6 +23,7 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let target = Target::parse(target)?;
     options::client_session(&args.link, &args.connect, &args.chunk)?;
     options::link_sim(&args.link)?;
+    options::retries(&args.connect)?;
     if sync.offers() && sources.iter().any(|source| source == "-") {
         return Err(Failure::usage(
             "--update, --checksum and --dry-run cannot tell anything about - (standard input): leave them out",

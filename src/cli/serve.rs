@@ -17,6 +17,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
     let (session, server) = options::server(args)?;
     let sim = options::link_sim(&args.link)?;
     let partial_ttl = Some(options::partial_ttl(args)?);
+    let quota_bytes = options::quota(args)?;
     let shown = text::path(&args.dir);
     let meta = std::fs::metadata(&args.dir).map_err(|error| Failure::io("serve", &args.dir, &error))?;
     if !meta.is_dir() {
@@ -36,6 +37,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
         endpoint,
         sim,
         partial_ttl,
+        quota_bytes,
         trace,
         watch,
     })?;

@@ -75,15 +75,7 @@ pub fn options(sync: &SyncArgs, overwrite: &OverwriteArgs) -> Result<(SyncOption
     let keeps = preserved("--preserve", sync.preserve.as_deref().unwrap_or("mode,times"))?;
     let drops = preserved("--no-preserve", sync.no_preserve.as_deref().unwrap_or("none"))?;
     let (no_mode, no_mtime) = (!keeps.0 || drops.0, !keeps.1 || drops.1);
-    let options = SyncOptions {
-        no_mode,
-        no_mtime,
-        delete,
-        compare,
-        dry_run: sync.dry_run,
-        patterns,
-        ..SyncOptions::default()
-    };
+    let options = SyncOptions { no_mode, no_mtime, delete, compare, dry_run: sync.dry_run, patterns };
     Ok((options, if implied { Overwrite::Always } else { given }))
 }
 

@@ -113,6 +113,10 @@ pub(super) struct Admission {
     order: VecDeque<(Instant, Cid)>,
     /// Peers that have a session, as their Hellos named them: a late copy of a Hello asks for nothing new.
     live: HashSet<(Cid, SocketAddr)>,
+    /// Those of them whose session is over; forgotten then.
+    gone: VecDeque<(Instant, (Cid, SocketAddr))>,
+    /// The last packet of a handshake came then.
+    heard_at: Instant,
     cookie_key: CookieKey,
     epoch: Instant,
     pakes: Bucket,
@@ -133,6 +137,8 @@ impl Admission {
             by_client: HashMap::new(),
             order: VecDeque::new(),
             live: HashSet::new(),
+            gone: VecDeque::new(),
+            heard_at: now,
             cookie_key: CookieKey::new(key),
             epoch: now,
             pakes: Bucket::new(now, PAKE_BURST),
@@ -373,9 +379,9 @@ impl Admission {
         })
     }
 
-    /// The session of this peer is over.
+    /// The session of this peer is over. A copy of its Hello may still be on its way.
     pub(super) fn ended(&mut self, client_cid: Cid, remote: SocketAddr) {
-        self.live.remove(&(client_cid, remote));
+        self.gone.push_back((self.heard_at + HALF_OPEN_LIFETIME, (client_cid, remote)));
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {
@@ -405,6 +411,11 @@ impl Admission {
     }
 
     fn expire(&mut self, now: Instant) {
+        self.heard_at = now;
+        while let Some((_, peer)) = self.gone.front().filter(|(until, _)| *until <= now) {
+            self.live.remove(peer);
+            self.gone.pop_front();
+        }
         while let Some((created_at, cid)) = self.order.front().copied() {
             if now < created_at + HALF_OPEN_LIFETIME {
                 break;

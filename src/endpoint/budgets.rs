@@ -1,6 +1,6 @@
 //! Role: divides the process's memory for data under way among the sessions that move data.
 //! Owns: how many of them there are, what waits for the disk and what chunks in assembly hold in all.
-//! Implements: docs/PROTOCOL.md, "Flow control"; docs/ARCHITECTURE.md, "Budgets".
+//! Implements: docs/PROTOCOL.md, "Flow control".
 //!
 //! A session gets its share when something happens to it, so that sessions that come and go cost the others nothing, and one that
 //! stands still takes nothing from those that move.

@@ -5,12 +5,14 @@
 mod admission;
 mod budgets;
 pub mod config;
+pub mod pursuit;
 mod throttle;
 mod turns;
 
 use crate::congestion::pacer::Pacer;
 use crate::session::event::{CloseReason, Event, Stats};
 use crate::session::refusal::{Refusal, Refusals};
+use crate::session::rival::{Handover, Health};
 use crate::session::trace::Record;
 use crate::session::{CopiedKeys, Session, Setup, local_params};
 use crate::store::SessionKey;
@@ -27,7 +29,7 @@ use rand::{Rng, SeedableRng};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use turns::Turns;
 
 #[cfg(test)]
@@ -171,6 +173,64 @@ impl Endpoint {
         let setup = self.setup(remote, cid);
         let session = Session::connect(now, setup, &self.config.secret, request, roots, dest);
         self.add(now, cid, session, None)
+    }
+
+    /// Starts a client session that goes as far as the server's answer to its Hello and then waits for `release`.
+    pub fn reach(&mut self, now: Instant, remote: SocketAddr, request: Request) -> SessionKey {
+        let mut cid = Cid([0; CID_BYTES]);
+        self.rng.fill_bytes(&mut cid.0);
+        let setup = self.setup(remote, cid);
+        let session = Session::reach(now, setup, &self.config.secret, request);
+        self.add(now, cid, session, None)
+    }
+
+    /// Lets a session made by `reach` go on with what an earlier one has begun.
+    pub fn release(&mut self, now: Instant, session: SessionKey, handover: Handover) {
+        if let Some(e) = self.sessions.get_mut(&session) {
+            e.session.release(now, handover);
+            self.touch(now, session);
+        }
+    }
+
+    /// Has a session ask its peer for a sign of life.
+    pub fn probe(&mut self, now: Instant, session: SessionKey) {
+        if let Some(e) = self.sessions.get_mut(&session) {
+            e.session.probe();
+            self.touch(now, session);
+        }
+    }
+
+    /// How a session stands with its peer.
+    pub fn health(&self, session: SessionKey) -> Option<Health> {
+        self.sessions.get(&session).map(|e| e.session.health())
+    }
+
+    /// Ends one session politely: CLOSE goes out with the next `poll_transmit` calls.
+    pub fn close(&mut self, now: Instant, session: SessionKey, reason: CloseReason) {
+        if let Some(e) = self.sessions.get_mut(&session) {
+            e.session.close(now, reason);
+            self.touch(now, session);
+        }
+    }
+
+    /// Ends a session without another word to its peer.
+    pub fn abandon(&mut self, now: Instant, session: SessionKey) {
+        if let Some(e) = self.sessions.get_mut(&session) {
+            e.session.abandon();
+            self.touch(now, session);
+        }
+    }
+
+    /// Whether a request of this endpoint may be made again when a part of it is done: what removes is decided from the
+    /// whole of what is sent, and what a dry run tells is told once.
+    pub fn requests_are_repeatable(&self) -> bool {
+        let sync = &self.config.session.sync;
+        sync.delete.is_none() && !sync.dry_run
+    }
+
+    /// `--timeout`
+    pub fn idle_timeout(&self) -> Duration {
+        self.config.session.idle_timeout
     }
 
     fn setup(&mut self, remote: SocketAddr, local_cid: Cid) -> Setup {

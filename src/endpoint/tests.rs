@@ -3,6 +3,7 @@
 mod admission;
 mod attacks;
 mod cost;
+mod endings;
 mod limits;
 mod session;
 

@@ -8,21 +8,19 @@ use super::trace::TraceFile;
 use super::udp::{UdpPipe, path_payload};
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
+use crate::endpoint::pursuit::{Notice, Pursuit};
 use crate::impair::Spec;
 use crate::session::event::{CloseReason, Event, Stats};
+use crate::store::Store;
 use crate::store::stdout::StdoutStore;
-use crate::store::{SessionKey, Store};
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, Location, SourceRoot};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Pause between two addresses of a host. RFC 8305 section 8 says 250 ms for TCP on the open network; a hello that
-/// is lost is repeated within half a second here, so a whole second lets a lossy link answer.
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_secs(1);
 /// Between two calls of `Observer::tick`, and the longest time in which a signal set by another thread goes unseen.
 const TICK: Duration = Duration::from_millis(100);
 /// How long the last datagrams may take to leave.
@@ -44,6 +42,9 @@ pub struct ClientOptions {
     pub dest: Option<(PathBuf, Dest)>,
     /// `--sim`, both directions.
     pub sim: Option<Spec>,
+    /// `--retry`: sessions that may be lost before the request is. A server that restarts within the idle time-out is
+    /// found without.
+    pub retries: u32,
     /// `--trace`.
     pub trace: Option<TraceFile>,
 }
@@ -54,6 +55,10 @@ pub trait Observer {
     fn event(&mut self, event: &Event, stats: &Stats);
     /// About ten times a second.
     fn tick(&mut self, stats: &Stats);
+    /// The request goes on, but not without trouble.
+    fn notice(&mut self, notice: Notice) {
+        let _ = notice;
+    }
 }
 
 /// How it ended.
@@ -117,20 +122,19 @@ fn run_over(
     signal: Arc<AtomicI32>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, NetError> {
-    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, trace } = options;
+    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, retries, trace } = options;
     endpoint.session.trace = trace.is_some();
     let (jail, dest) = dest.unzip();
     let store: Box<dyn Store> = match &dest {
         Some(Dest { location: Location::Stream, .. }) => Box::new(stdout_store(&signal)?),
-        _ => super::open_store(jail.as_deref(), None)?,
+        _ => super::open_store(jail.as_deref(), None, None)?,
     };
     let clock = Clock::start();
     let core = Endpoint::new(endpoint, random_bytes()?, clock.started());
     let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
     driver.set_trace(trace);
-    let remotes = remotes.into_iter();
-    let attempts = Attempts { remotes, live: Vec::new(), active: None, next_at: None, request, roots, dest };
-    Client { driver, attempts, stats: Stats::default(), early: Vec::new(), observer }.run()
+    let pursuit = Pursuit::new(remotes, request, roots, dest, retries);
+    Client { driver, pursuit, stats: Stats::default(), observer }.run()
 }
 
 fn stdout_store(signal: &Arc<AtomicI32>) -> Result<StdoutStore, NetError> {
@@ -171,87 +175,27 @@ fn bind_for(remotes: Vec<SocketAddr>) -> Result<(UdpPipe, Vec<SocketAddr>), NetE
     }
 }
 
-/// The addresses of the host, and the sessions that try to reach them. All of them stay in the race; the first one
-/// that connects wins, and the others fall silent, so that the request runs once.
-struct Attempts {
-    remotes: std::vec::IntoIter<SocketAddr>,
-    live: Vec<(SessionKey, SocketAddr)>,
-    active: Option<SessionKey>,
-    /// When the next address has its turn; `None`: at once.
-    next_at: Option<Instant>,
-    request: Request,
-    roots: Vec<SourceRoot>,
-    dest: Option<Dest>,
-}
-
-impl Attempts {
-    /// The session whose figures are shown.
-    fn shown(&self) -> Option<SessionKey> {
-        self.active.or_else(|| self.live.last().map(|(session, _)| *session))
-    }
-
-    /// Tries the next address if its turn has come.
-    fn advance(&mut self, driver: &mut Driver<Endpoint, Link>) {
-        let now = driver.now();
-        if self.active.is_some() || self.next_at.is_some_and(|at| now < at) {
-            return;
-        }
-        self.next_at = Some(now + NEXT_ADDRESS_AFTER);
-        let Some(remote) = self.remotes.next() else { return };
-        log::debug!("trying {remote}");
-        let (request, roots, dest) = (self.request.clone(), self.roots.clone(), self.dest.clone());
-        let session = driver.core_mut().connect(now, remote, request, roots, dest);
-        self.live.push((session, remote));
-    }
-
-    /// `session` has connected: it is the one. The others fall silent.
-    fn connected(&mut self, session: SessionKey, driver: &mut Driver<Endpoint, Link>) {
-        if self.active.is_some() {
-            return;
-        }
-        self.active = Some(session);
-        for &(other, remote) in self.live.iter().filter(|(other, _)| *other != session) {
-            driver.mute(other, remote);
-        }
-    }
-
-    /// Whether the end of `session` is the end of the request.
-    fn is_final(&mut self, session: SessionKey, reason: &CloseReason) -> bool {
-        self.live.retain(|(live, _)| *live != session);
-        match self.active {
-            Some(active) => active == session,
-            // An answer of whatever kind is the host's; only silence leaves the other addresses a chance.
-            None if !matches!(reason, CloseReason::Unreachable { .. }) => true,
-            None => {
-                self.next_at = None;
-                self.live.is_empty() && self.remotes.len() == 0
-            }
-        }
-    }
-}
-
 struct Client<'a> {
     driver: Driver<Endpoint, Link>,
-    attempts: Attempts,
+    pursuit: Pursuit,
     stats: Stats,
-    /// What sessions that have not connected yet have said, in order: data leaves before the first answer, so a
-    /// source can fail before it too. The window of the manifest bounds their number.
-    early: Vec<(SessionKey, Event)>,
     observer: &'a mut dyn Observer,
 }
 
 impl Client<'_> {
     fn run(mut self) -> Result<Outcome, NetError> {
         let mut next_tick = self.driver.now() + TICK;
+        self.pursue();
         let reason = loop {
-            self.attempts.advance(&mut self.driver);
-            self.driver.turn(next_tick)?;
+            let wake_by = self.pursuit.poll_timeout().map_or(next_tick, |at| at.min(next_tick));
+            self.driver.turn(wake_by)?;
             if let Some(reason) = self.handle_events() {
                 break reason;
             }
+            self.pursue();
             if self.driver.signalled() {
                 let now = self.driver.now();
-                self.driver.core_mut().close_all(now, CloseReason::Interrupted);
+                self.pursuit.close(now, self.driver.core_mut(), CloseReason::Interrupted);
                 self.driver.flush(FLUSH)?;
                 self.handle_events();
                 break CloseReason::Interrupted;
@@ -267,45 +211,32 @@ impl Client<'_> {
         Ok(Outcome { reason, stats: self.stats })
     }
 
-    /// Passes events on; the reason when the request is over.
-    fn handle_events(&mut self) -> Option<CloseReason> {
-        loop {
-            // The figures of a session are gone with its last event, so they are read before.
-            if let Some(stats) = self.attempts.shown().and_then(|s| self.driver.core().stats(s)) {
-                self.stats = stats;
-            }
-            let (session, event) = self.driver.poll_event()?;
-            if let Event::Connected { .. } = event {
-                self.attempts.connected(session, &mut self.driver);
-            }
-            let over = match &event {
-                Event::Closed(reason) => self.attempts.is_final(session, reason).then(|| reason.clone()),
-                _ => None,
-            };
-            match event {
-                event if over.is_some() => {
-                    self.tell_early(session);
-                    self.observer.event(&event, &self.stats);
-                    return over;
-                }
-                event @ Event::Connected { .. } if self.attempts.active == Some(session) => {
-                    self.observer.event(&event, &self.stats);
-                    self.tell_early(session);
-                }
-                event if self.attempts.active == Some(session) => self.observer.event(&event, &self.stats),
-                event if self.attempts.active.is_none() => self.early.push((session, event)),
-                _ => {}
-            }
+    /// Lets the pursuit do what is due.
+    fn pursue(&mut self) {
+        let now = self.driver.now();
+        self.pursuit.poll(now, self.driver.core_quietly());
+        while let Some(notice) = self.pursuit.poll_notice() {
+            self.observer.notice(notice);
         }
     }
 
-    /// Passes on what this session said before it connected; what others said is void.
-    fn tell_early(&mut self, session: SessionKey) {
-        for (speaker, event) in std::mem::take(&mut self.early) {
-            if speaker == session {
+    /// Passes events on; the reason when the request is over.
+    fn handle_events(&mut self) -> Option<CloseReason> {
+        self.stats = self.pursuit.stats(self.driver.core());
+        while let Some((session, event)) = self.driver.poll_event() {
+            // The figures of a session are gone with its last event.
+            let (now, core) = (self.driver.now(), self.driver.core_quietly());
+            let stats = core.stats(session);
+            self.pursuit.handle_event(now, core, session, event, stats);
+            self.stats = self.pursuit.stats(core);
+            while let Some(event) = self.pursuit.poll_event() {
                 self.observer.event(&event, &self.stats);
+                if let Event::Closed(reason) = event {
+                    return Some(reason);
+                }
             }
         }
+        None
     }
 }
 

@@ -19,7 +19,6 @@ use mio::{Events, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -106,7 +105,6 @@ pub(super) struct Driver<C, P> {
     job: Option<(SessionKey, Job)>,
     answers: Vec<(SessionKey, Done)>,
     shims: Shims,
-    muted: Vec<(SessionKey, SocketAddr)>,
     trouble: WarnLimit,
     trace: Option<TraceFile>,
     /// A phase ended at its bound: the next turn must not wait.
@@ -152,7 +150,6 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
             job: None,
             answers: Vec::new(),
             shims,
-            muted: Vec::new(),
             trouble: WarnLimit::default(),
             trace: None,
             backlog: true,
@@ -166,6 +163,11 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
     /// The core, to start or end sessions. The next turn does not wait.
     pub(super) fn core_mut(&mut self) -> &mut C {
         self.backlog = true;
+        &mut self.core
+    }
+
+    /// The core, to do what may or may not be due: only what becomes due by that makes the next turn not wait.
+    pub(super) fn core_quietly(&mut self) -> &mut C {
         &mut self.core
     }
 
@@ -187,12 +189,6 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
     /// A signal came, or another thread asks the loop to end.
     pub(super) fn signalled(&self) -> bool {
         self.signal.load(Ordering::Relaxed) != 0
-    }
-
-    /// From now on nothing is sent for `session` and nothing is taken from `remote`: an attempt to connect that
-    /// another address has won.
-    pub(super) fn mute(&mut self, session: SessionKey, remote: SocketAddr) {
-        self.muted.push((session, remote));
     }
 
     /// One turn: waits for something to do, `wake_by` at the latest, and does a bounded share of it.
@@ -314,15 +310,12 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
             if !self.readable || bytes >= RECV_BYTES {
                 break;
             }
-            let Self { clock, core, pipe, shims, muted, .. } = self;
+            let Self { clock, core, pipe, shims, .. } = self;
             // Read after the system call: a datagram stamped earlier than it came would make round trips look
             // shorter than the path, and every later one look queued.
             let mut arrival = None;
             let mut sink = |received: Received<'_>| {
                 let now = *arrival.get_or_insert_with(|| clock.refresh());
-                if muted.iter().any(|(_, remote)| *remote == received.remote) {
-                    return;
-                }
                 if !shims.take_incoming(now, &received) {
                     core.handle_datagram(now, received.remote, received.ecn, received.bytes);
                 }
@@ -401,10 +394,6 @@ impl<C: Core, P: DatagramPipe> Driver<C, P> {
                 return;
             };
             self.busy = true;
-            let muted = |session| self.muted.iter().any(|(muted, _)| *muted == session);
-            if transmit.session.is_some_and(muted) {
-                continue;
-            }
             if !self.shims.take_outgoing(now, &transmit, &self.buf[..transmit.size]) {
                 self.send(Unsent { transmit, consumed_bytes: 0 });
             }

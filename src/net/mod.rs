@@ -37,9 +37,13 @@ fn raise_file_limit() {
 
 /// The store on disk. `jail`: the directory that nothing received may leave; `None` when nothing is received: what
 /// is sent then has paths of its own, and any directory will do.
-fn open_store(jail: Option<&Path>, partial_ttl: Option<Duration>) -> Result<Box<dyn Store>, NetError> {
+fn open_store(
+    jail: Option<&Path>,
+    partial_ttl: Option<Duration>,
+    quota_bytes: Option<u64>,
+) -> Result<Box<dyn Store>, NetError> {
     raise_file_limit();
-    let options = FileOptions { partial_ttl, ..FileOptions::default() };
+    let options = FileOptions { partial_ttl, quota_bytes, ..FileOptions::default() };
     let store = FileStore::open(jail.unwrap_or(Path::new("/")), options).map_err(|e| {
         let kind = e.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
         let refused = matches!(

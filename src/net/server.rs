@@ -42,6 +42,8 @@ pub struct ServerOptions {
     pub sim: Option<Spec>,
     /// See `FileOptions::partial_ttl`.
     pub partial_ttl: Option<Duration>,
+    /// See `FileOptions::quota_bytes`.
+    pub quota_bytes: Option<u64>,
     /// `--trace`.
     pub trace: Option<TraceFile>,
     /// `--metrics` and `--dashboard`.
@@ -75,7 +77,7 @@ impl Server {
     /// Exit code 1: the address cannot be bound (the sentence names the port and the way out). A directory that
     /// cannot be served has the store's code: 5 when it is missing or forbidden.
     pub fn bind(mut options: ServerOptions) -> Result<Self, NetError> {
-        let store = super::open_store(Some(&options.dir), options.partial_ttl)?;
+        let store = super::open_store(Some(&options.dir), options.partial_ttl, options.quota_bytes)?;
         let listen = options.listen;
         let pipe = UdpPipe::bind(listen).or_else(|e| {
             let no_ipv6 = e.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());

@@ -50,6 +50,8 @@ struct Record {
     remote: SocketAddr,
     started: Instant,
     stats: Stats,
+    /// Bytes that an earlier run had brought.
+    resumed_bytes: u64,
     entries: u64,
     failed: u64,
 }
@@ -76,7 +78,8 @@ impl ServerLog {
         match event {
             Event::Connected { remote, client_id } => {
                 let stats = Stats::default();
-                let record = Record { remote: *remote, started: now, stats, entries: 0, failed: 0 };
+                let record =
+                    Record { remote: *remote, started: now, stats, resumed_bytes: 0, entries: 0, failed: 0 };
                 self.records.insert(session, record);
                 match client_id.as_str() {
                     "" => log::info!("session {session}: connected from {remote}"),
@@ -91,6 +94,9 @@ impl ServerLog {
                 log::info!("session {session}: {} {}, {bytes} bytes", doing(*direction), Shown(path));
             }
             Event::FileResumed { file, bytes, .. } => {
+                if let Some(record) = self.records.get_mut(&session) {
+                    record.resumed_bytes += bytes;
+                }
                 log::info!("session {session}: {bytes} bytes of file {} had come before", file.0);
             }
             Event::EntryFinished { .. } => self.entry_finished(session, event),
@@ -153,15 +159,16 @@ impl ServerLog {
             log::debug!("session {session}: ended before it was set up: {}", Shown(reason_text.as_bytes()));
             return;
         };
-        let Record { remote, started, stats, entries, failed } = record;
+        let Record { remote, started, stats, resumed_bytes, entries, failed } = record;
         let elapsed = now.saturating_duration_since(started);
-        let goodput = 8.0 * stats.file_bytes_done as f64 / elapsed.as_secs_f64().max(1e-3);
+        let moved_bytes = stats.file_bytes_done.saturating_sub(resumed_bytes);
+        let goodput = 8.0 * moved_bytes as f64 / elapsed.as_secs_f64().max(1e-3);
         log::info!(
             "session {session} from {remote} ended: {}; {entries} entries, {failed} failed, {} file bytes in {:.2} s \
              ({}); {} packets sent, {} repaired, {:.2} % lost, {} NACKs sent, {} received; {} corrupted and \
              {} duplicate packets dropped; RTT {:.1} ms (smallest {:.1} ms)",
             Shown(reason_text.as_bytes()),
-            stats.file_bytes_done,
+            moved_bytes,
             elapsed.as_secs_f64(),
             format_rate(goodput as u64),
             stats.packets_sent,

@@ -195,7 +195,8 @@ pub struct Stats {
     pub packets_duplicate: u64,
     /// File bytes whose delivery this side has confirmed or been told of (both directions).
     pub file_bytes_done: u64,
-    /// File bytes announced by the manifest so far.
+    /// File bytes announced by the manifest so far, less what was missing of files that failed: the one of these figures
+    /// that also falls.
     pub file_bytes_total: u64,
     /// Plain bytes that went through chunk encoding, and what came out, for the compression ratio.
     pub chunk_bytes_plain: u64,
@@ -218,6 +219,28 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Adds the counters of an earlier session of the same request; gauges stay as they are.
+    pub fn add_past(&mut self, past: &Stats) {
+        self.wire_bytes_sent += past.wire_bytes_sent;
+        self.wire_bytes_received += past.wire_bytes_received;
+        self.packets_sent += past.packets_sent;
+        self.packets_received += past.packets_received;
+        self.packets_repaired += past.packets_repaired;
+        self.packets_lost += past.packets_lost;
+        self.packets_spurious += past.packets_spurious;
+        self.nacks_sent += past.nacks_sent;
+        self.nacks_received += past.nacks_received;
+        self.packets_corrupted += past.packets_corrupted;
+        self.packets_duplicate += past.packets_duplicate;
+        self.file_bytes_done += past.file_bytes_done;
+        self.file_bytes_total += past.file_bytes_total;
+        self.chunk_bytes_plain += past.chunk_bytes_plain;
+        self.chunk_bytes_encoded += past.chunk_bytes_encoded;
+        if self.smoothed_rtt.is_zero() {
+            (self.min_rtt, self.smoothed_rtt) = (past.min_rtt, past.smoothed_rtt);
+        }
+    }
+
     /// Share of packets sent that were lost, in percent. Zero when nothing was sent.
     pub fn loss_pct(&self) -> f64 {
         let lost = self.packets_lost.saturating_sub(self.packets_spurious);

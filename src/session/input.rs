@@ -8,6 +8,7 @@ use super::trace::Trace;
 use super::{KEYS_USED_UP, MAX_CONTROL_BUFFER, Phase, Role, Session};
 use crate::arq::sent::{Content, Settled};
 use crate::congestion::{FeedbackSample, PacketInfo};
+use crate::transfer::Request;
 use crate::transfer::receiver::Accept;
 use crate::wire::buf::Reader;
 use crate::wire::feedback::Feedback;
@@ -178,8 +179,15 @@ impl Session {
         } else {
             CloseReason::PeerClosed(text)
         };
-        // "Done" before our own request is done is no good end for a client.
-        let unfinished = self.completed_at.is_none() && matches!(self.role, Role::Client { .. });
+        // "Done" before our own request is done is no good end for a client, nor for a server that still waits for files.
+        let unfinished = match &self.role {
+            Role::Client { .. } => self.completed_at.is_none(),
+            Role::Server { requested, .. } => {
+                matches!(requested, Some(Request::Put { .. }))
+                    && !self.refused
+                    && !self.receiver.is_finished()
+            }
+        };
         let reason = match reason {
             CloseReason::Done if unfinished => CloseReason::PeerClosed("ended early".into()),
             r => r,
@@ -291,6 +299,16 @@ impl Session {
             self.content_missing(&s.content);
         }
         resized
+    }
+
+    /// What the packet carried is to be sent again before all else.
+    pub(super) fn content_urgent(&mut self, content: &Content) {
+        for segment in content.segments.iter().flatten().rev() {
+            self.sender.on_urgent(segment);
+        }
+        if let Some((offset, len, times)) = content.control {
+            self.control_tx.on_urgent(offset, len, times);
+        }
     }
 
     /// What the packet carried is to be sent again (if it is still wanted).

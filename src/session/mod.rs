@@ -11,6 +11,7 @@ mod output;
 mod path;
 pub mod refusal;
 mod request;
+pub mod rival;
 mod tail;
 mod timers;
 pub mod trace;
@@ -23,12 +24,13 @@ use crate::codec::handshake::SessionKeys;
 use crate::codec::key_update::{OpenKeys, SealKeys};
 use crate::endpoint::config::{Secret, ServerConfig, SessionConfig};
 use crate::transfer::Request;
-use crate::transfer::job::{Dest, Done, Job, SourceRoot};
+use crate::transfer::job::{Dest, Done, FileId, Job, SourceRoot};
 use crate::transfer::receiver::Receiver;
 use crate::transfer::sender::Sender;
 use crate::transfer::sync::SyncOptions;
 use crate::wire::Cid;
 use crate::wire::handshake::{FEATURE_STREAM, FEATURE_SYNC, FEATURE_ZSTD, Params};
+use crate::wire::message::Message;
 use event::{CloseReason, Event, Stats};
 use hello::ClientHello;
 use migration::Candidate;
@@ -50,6 +52,8 @@ const MAX_CONTROL_WINDOW: u64 = 4 << 20;
 const MIN_CONTROL_WINDOW: u64 = 128 * 1024;
 /// Control-stream bytes that wait for a peer's acknowledgement at most; beyond, nothing is taken in that would answer with more.
 const MAX_CONTROL_BUFFER: usize = 8 << 20;
+/// A store that takes longer than this to open a file is looking through what an earlier run has left of it.
+const OPENING_PATIENCE: Duration = Duration::from_millis(20);
 /// Why a session ends at the AEAD's limits.
 const KEYS_USED_UP: &str = "the keys are used up (RFC 9001, section 6.6)";
 /// A server waits so long for a session's request.
@@ -145,8 +149,16 @@ pub struct Session {
     sender: Sender,
     receiver: Receiver,
     completed_at: Option<Instant>,
+    /// The store has been opening this file since then, see `Receiver::opening`.
+    opening: Option<(FileId, Instant)>,
     /// The request was refused; the session ends when the client has been told.
     refused: bool,
+    /// Something was said that the peer must know before this side may end the session: an entry failed.
+    must_be_heard: bool,
+    /// What the peer understands.
+    peer_features: u64,
+    /// Client: an earlier session has begun this request.
+    continues: bool,
     /// Client: the request waits for the Reply, and everything after it too.
     request_held: bool,
     /// Client: a source is a stream.
@@ -204,14 +216,19 @@ impl Session {
         roots: Vec<SourceRoot>,
         dest: Option<Dest>,
     ) -> Self {
+        let mut s = Self::reach(now, setup, secret, request.clone());
+        s.start_request(request, roots, dest);
+        s
+    }
+
+    /// A client session that says Hello and, once answered, waits for `release` before it asks for anything.
+    pub fn reach(now: Instant, setup: Setup, secret: &Secret, request: Request) -> Self {
         let params = local_params(&setup.config, setup.receive_budget);
         let deadline = now + setup.config.connect_timeout;
         let mut rng = StdRng::from_seed(setup.seed);
         let hello = ClientHello::new(now, deadline, secret, setup.local_cid, params, &mut rng);
-        let role = Role::Client { request: request.clone(), reject: None };
-        let mut s = Self::new(now, setup, rng, role, Phase::Hello(Box::new(hello)));
-        s.start_request(request, roots, dest);
-        s
+        let role = Role::Client { request, reject: None };
+        Self::new(now, setup, rng, role, Phase::Hello(Box::new(hello)))
     }
 
     /// A server session, made when a valid Confirm has arrived.
@@ -296,7 +313,11 @@ impl Session {
             sender: Sender::new(config.chunk_size, config.compress, send_budget),
             receiver: Receiver::new(receive_budget),
             completed_at: None,
+            opening: None,
             refused: false,
+            must_be_heard: false,
+            peer_features: 0,
+            continues: false,
             request_held: false,
             streams: false,
             give_up: None,
@@ -314,6 +335,7 @@ impl Session {
         self.idle_timeout =
             self.config.idle_timeout.min(Duration::from_millis(peer.idle_timeout_ms.max(1000)));
         self.peer_window = peer.receive_window_bytes;
+        self.peer_features = peer.features;
         self.control_tx.replace_credit(peer.control_credit_bytes);
         self.sender.set_peer_zstd(peer.features & FEATURE_ZSTD != 0);
         self.path.limit_datagrams(now, peer.max_datagram_bytes.min(65_535) as u32);
@@ -371,6 +393,11 @@ impl Session {
             // Two copies: nobody will repeat a lost one.
             Phase::Confirming | Phase::Open => self.phase = Phase::Closing { reason, copies: 2 },
         }
+    }
+
+    /// Ends the session without another word to the peer.
+    pub fn abandon(&mut self) {
+        self.finish(CloseReason::Interrupted);
     }
 
     /// Over, without another word to the peer.
@@ -470,9 +497,14 @@ impl Session {
         let (out, scratch) = &mut self.scratch;
         out.clear();
         while let Some(m) = self.sender.poll_message().or_else(|| self.receiver.poll_message()) {
+            self.must_be_heard |= matches!(m, Message::Abandon { .. } | Message::EntryFailed { .. });
             m.encode(out, scratch);
         }
         self.control_tx.write(out);
+        let opening = self.receiver.opening();
+        if self.opening.map(|(file, _)| file) != opening {
+            self.opening = opening.map(|file| (file, now));
+        }
         self.check_credit(now);
         self.check_completion(now);
     }
@@ -486,12 +518,19 @@ impl Session {
 
     /// Tells the peer soon when much more room has opened than it knows of.
     fn check_credit(&mut self, now: Instant) {
-        let window = self.receiver.window_bytes();
+        let window = self.receive_window(now);
         let window_opened = self.window_told < window / 2;
         let credit_opened = self.control_credit() > self.credit_told + self.control_window / 4;
         if window_opened || credit_opened {
             self.received.request_feedback(now + self.rtt.smoothed() / 8);
         }
+    }
+
+    /// Segment bytes that may be in flight towards us. None while the store looks through what an earlier run has left:
+    /// what came now would most likely come in vain.
+    fn receive_window(&self, now: Instant) -> u64 {
+        let looking = self.opening.is_some_and(|(_, since)| now >= since + OPENING_PATIENCE);
+        if looking { 0 } else { self.receiver.window_bytes() }
     }
 
     /// The control-stream offset that the peer may send up to.

@@ -267,7 +267,7 @@ impl Session {
 
     fn put_feedback(&mut self, now: Instant, buf: &mut Vec<u8>, start: usize) {
         let budget = self.room(buf.len() - start + FEEDBACK_HEAD_BYTES).min(MAX_FEEDBACK_BLOCK_BYTES);
-        let window = self.receiver.window_bytes();
+        let window = self.receive_window(now);
         let credit = self.control_credit();
         if let Some(f) = self.received.build(now, budget, window, credit) {
             Frame::Feedback(f).encode(buf);

@@ -61,7 +61,11 @@ impl Session {
     }
 
     fn write_request(&mut self, request: Request) {
+        let sends = matches!(request, Request::Put { .. } | Request::Echo { .. });
         self.write_message(&Message::Request { client_id: self.config.client_id.clone(), request });
+        if self.continues && sends {
+            self.write_message(&Message::Continue);
+        }
     }
 
     /// The wishes, for this side's half of the work.
@@ -103,7 +107,7 @@ impl Session {
         self.write_request(request);
     }
 
-    fn write_message(&mut self, message: &Message) {
+    pub(super) fn write_message(&mut self, message: &Message) {
         let (out, scratch) = &mut self.scratch;
         out.clear();
         message.encode(out, scratch);
@@ -139,6 +143,13 @@ impl Session {
     fn on_message(&mut self, now: Instant, message: Message) -> Result<(), &'static str> {
         match message {
             Message::Request { client_id, request } => self.on_request(now, client_id, request),
+            Message::Continue => {
+                if !matches!(self.role, Role::Server { .. }) || !self.may_receive() {
+                    return Err("a continuation of nothing");
+                }
+                self.receiver.set_continued();
+                Ok(())
+            }
             Message::RequestFailed(e) => {
                 let Role::Client { .. } = self.role else { return Err("a server's message from a client") };
                 self.close(now, CloseReason::Refused(e.message));
@@ -347,7 +358,8 @@ impl Session {
 
     /// Notices that the request is done, and what follows from that.
     pub(super) fn check_completion(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Hello(_)) {
+        // A client whose sources have all failed still learns whether it has the server's key.
+        if matches!(self.phase, Phase::Hello(_) | Phase::Confirming) {
             return;
         }
         if self.refused && self.control_tx.is_drained() {
@@ -362,7 +374,9 @@ impl Session {
         }
         // A client leaves at once when it only sent; else when its last results are confirmed, or that takes too long.
         if let Role::Client { request, .. } = &self.role {
-            let only_sent = matches!(request, Request::Put { .. } | Request::List { .. });
+            // What failed is no result that the server knows of by itself.
+            let only_sent =
+                matches!(request, Request::Put { .. } | Request::List { .. }) && !self.must_be_heard;
             let waited = self.drain_deadline().is_some_and(|t| now >= t);
             if only_sent || waited || self.control_tx.is_drained() {
                 self.close(now, CloseReason::Done);

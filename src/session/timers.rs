@@ -16,8 +16,17 @@ const PROBE_EAGER_TIME: Duration = Duration::from_secs(30);
 const PROBE_SLOW_SPACING: Duration = Duration::from_secs(5);
 /// Shortest spacing of probes: a few timer ticks.
 const MIN_PROBE_SPACING: Duration = Duration::from_millis(20);
+/// As silence lasts, the shortest spacing grows to this share of it...
+const PROBE_SILENCE_SHARE: u32 = 16;
+/// ...and to this at most: three RTTs of a path across a country.
+const CALM_PROBE_SPACING: Duration = Duration::from_millis(100);
 /// Packets in flight whose contents a probe repeats.
-const PROBE_PACKETS: usize = 2;
+pub(super) const PROBE_PACKETS: usize = 2;
+/// A client whose request is not done looks for a sign of life after so much silence, or three probe time-outs: a server
+/// that is gone must be noticed by one who only receives, too.
+const LIFE_SIGN_AFTER: Duration = Duration::from_secs(1);
+/// A client that has to tell of failures waits so many probe time-outs for the word that they were heard.
+const FAILURE_DRAIN_PTOS: u32 = 8;
 /// A keep-alive is sent after this share of the idle time-out.
 const KEEP_ALIVE_SHARE: u32 = 4;
 
@@ -167,7 +176,10 @@ impl Session {
         } else {
             backoff.min((self.rtt.smoothed() * MAX_PROBE_SPACING_RTTS).max(pto))
         };
-        Some(last + spacing.max(MIN_PROBE_SPACING))
+        // A short path would be filled with probes if its silence lasts.
+        let silence = self.silent_since.map_or(Duration::ZERO, |t| last.saturating_duration_since(t));
+        let least = (silence / PROBE_SILENCE_SHARE).clamp(MIN_PROBE_SPACING, CALM_PROBE_SPACING);
+        Some(last + spacing.max(least))
     }
 
     /// Nothing heard although something is in flight: repeat the oldest of it, beyond the window.
@@ -190,12 +202,13 @@ impl Session {
         });
         // The packets stay in flight, so that the next time-out picks the same ones: it must count as a further attempt.
         let before = (self.silent_ptos.min(u32::from(u16::MAX)) as u16).saturating_sub(1);
-        for c in &mut contents {
+        // Last to first, since each goes before all other repairs: what a probe carries is what is in its own packets.
+        for c in contents.iter_mut().rev() {
             if let Some((.., times)) = &mut c.control {
                 *times = times.saturating_add(before);
             }
             c.segments.iter_mut().flatten().for_each(|s| s.attempt = s.attempt.saturating_add(before));
-            self.content_missing(c);
+            self.content_urgent(c);
         }
         self.probes_due = PROBE_PACKETS as u8;
         // The peer's view of the floor may be what is missing.
@@ -212,7 +225,12 @@ impl Session {
         if self.control_tx.is_blocked() || self.sender.has_fresh() && !self.peer_has_room() {
             pause = (self.rtt.smoothed() * 2).max(Duration::from_millis(20)).min(pause);
         }
-        Some(last + pause)
+        let due = last + pause;
+        if self.is_client() && matches!(self.phase, Phase::Open) && self.completed_at.is_none() {
+            let life_sign = LIFE_SIGN_AFTER.max(self.rtt.pto(self.feedback_delay()) * 3);
+            return Some(due.min(last.max(self.heard_at) + life_sign));
+        }
+        Some(due)
     }
 
     /// When pacing lets something leave that is waiting for nothing else.
@@ -226,6 +244,7 @@ impl Session {
     /// A client that is done waits for the peer to confirm its last words, but not for ever.
     pub(super) fn drain_deadline(&self) -> Option<Instant> {
         let done = self.completed_at.filter(|_| self.is_client())?;
-        Some(done + self.rtt.pto(self.feedback_delay()) * 3)
+        let ptos = if self.must_be_heard { FAILURE_DRAIN_PTOS } else { 3 };
+        Some(done + self.rtt.pto(self.feedback_delay()) * ptos)
     }
 }

@@ -17,6 +17,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig};
+use crate::endpoint::pursuit::{Notice, Pursuit};
 use crate::impair::{Counters, Impairment, Profile, derive_seed};
 use crate::session::event::{CloseReason, Direction, Event, Stats};
 use crate::store::memory::MemoryStore;
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 
 pub mod crash;
 pub mod disk;
+mod restart;
 #[cfg(test)]
 mod sync_tests;
 #[cfg(test)]
@@ -132,6 +134,9 @@ struct Node {
     endpoint: Endpoint,
     store: MemoryStore,
     reports: HashMap<SessionKey, Report>,
+    /// A request that outlives its sessions.
+    pursuit: Option<Pursuit>,
+    notices: Vec<Notice>,
     /// What came in during a stall.
     inbox: Vec<(SocketAddr, Vec<u8>)>,
     stall: Option<Stall>,
@@ -174,7 +179,7 @@ impl Stall {
 impl Node {
     /// When it does something next, by itself or with what has come in.
     fn next_time(&mut self, now: Instant) -> Option<Instant> {
-        let timeout = self.endpoint.poll_timeout();
+        let timeout = self.poll_timeout();
         let next = if self.inbox.is_empty() { timeout? } else { timeout.map_or(now, |t| t.min(now)) };
         Some(self.awake_at(next.max(now)))
     }
@@ -196,6 +201,10 @@ pub struct World {
     time_limit: Duration,
     datagrams: u64,
     buf: Vec<u8>,
+    server: EndpointConfig,
+    /// Servers so far.
+    restarts: u64,
+    seed: u64,
 }
 
 impl World {
@@ -213,6 +222,8 @@ impl World {
             endpoint: Endpoint::new(config.clone(), seed(i as u64), start),
             store: MemoryStore::new(),
             reports: HashMap::new(),
+            pursuit: None,
+            notices: Vec::new(),
             inbox: Vec::new(),
             stall: scenario
                 .stalls
@@ -236,6 +247,9 @@ impl World {
             time_limit: scenario.time_limit,
             datagrams: 0,
             buf: Vec::new(),
+            server: scenario.server.clone(),
+            restarts: 0,
+            seed: scenario.seed,
         }
     }
 
@@ -374,7 +388,7 @@ impl World {
     /// Runs until every client session has ended, or the time limit: `Err` says what is still open.
     pub fn run(&mut self) -> Result<(), String> {
         for _ in 0..DEFAULT_MAX_STEPS {
-            if self.nodes[1..].iter().all(|n| n.endpoint.session_count() == 0) {
+            if self.nodes[1..].iter().all(Node::is_done) {
                 return Ok(());
             }
             if self.elapsed() > self.time_limit {
@@ -438,7 +452,7 @@ impl World {
             }
         }
         for i in 0..self.nodes.len() {
-            if self.nodes[i].endpoint.poll_timeout().is_some_and(|t| t <= self.now)
+            if self.nodes[i].poll_timeout().is_some_and(|t| t <= self.now)
                 && self.nodes[i].awake_at(self.now) <= self.now
             {
                 self.nodes[i].endpoint.handle_timeout(self.now);
@@ -467,6 +481,7 @@ impl World {
                 worked = true;
             }
             self.drain_events(i);
+            self.nodes[i].pursue(self.now);
             worked |= self.transmit(i);
             if !worked {
                 break;
@@ -494,22 +509,36 @@ impl World {
         let node = &mut self.nodes[i];
         while let Some((key, event)) = node.endpoint.poll_event() {
             let stats = node.endpoint.stats(key);
-            let report = node.reports.entry(key).or_default();
-            match event {
-                Event::EntryFinished { direction, path, sha256, error: None, .. } => {
-                    report.finished.push((direction, path, sha256));
+            if let Some(pursuit) = &mut node.pursuit {
+                pursuit.handle_event(self.now, &mut node.endpoint, key, event, stats);
+                while let Some(event) = pursuit.poll_event() {
+                    let stats = pursuit.stats(&node.endpoint);
+                    node.reports.entry(0).or_default().note(elapsed, event, Some(stats));
                 }
-                Event::EntryFinished { path, error: Some(e), .. } => report.failures.push((path, e)),
-                Event::EntryUnchanged { path, .. } => report.unchanged.push(path),
-                Event::EntryPlanned { path, .. } => report.planned.push(path),
-                Event::Listed(e) => report.listed.push(e.path),
-                Event::Closed(reason) => {
-                    report.closed = Some(reason);
-                    report.closed_at = elapsed;
-                    report.stats = stats.unwrap_or_default();
-                }
-                _ => {}
+                continue;
             }
+            node.reports.entry(key).or_default().note(elapsed, event, stats);
+        }
+    }
+}
+
+impl Report {
+    fn note(&mut self, elapsed: Duration, event: Event, stats: Option<Stats>) {
+        let report = self;
+        match event {
+            Event::EntryFinished { direction, path, sha256, error: None, .. } => {
+                report.finished.push((direction, path, sha256));
+            }
+            Event::EntryFinished { path, error: Some(e), .. } => report.failures.push((path, e)),
+            Event::EntryUnchanged { path, .. } => report.unchanged.push(path),
+            Event::EntryPlanned { path, .. } => report.planned.push(path),
+            Event::Listed(e) => report.listed.push(e.path),
+            Event::Closed(reason) => {
+                report.closed = Some(reason);
+                report.closed_at = elapsed;
+                report.stats = stats.unwrap_or_default();
+            }
+            _ => {}
         }
     }
 }

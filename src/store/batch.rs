@@ -55,6 +55,13 @@ pub(crate) enum What {
         /// The parent.
         parent: Arc<DirHandle>,
     },
+    /// A file that stands under its name already; its directory must be synced.
+    Same {
+        /// Its directory.
+        parent: Arc<DirHandle>,
+        /// For the answer.
+        digest: [u8; 32],
+    },
     /// Set mode and mtime of a directory.
     End {
         /// A directory above it.
@@ -117,7 +124,7 @@ impl Batch {
                 self.places.insert((staged.dir.id, staged.name.clone()));
                 self.locked += usize::from(*locked);
             }
-            What::Made { parent } => self.touch(Arc::clone(parent)),
+            What::Made { parent } | What::Same { parent, .. } => self.touch(Arc::clone(parent)),
             What::End { .. } => {}
         }
         self.bytes += bytes;
@@ -231,7 +238,7 @@ impl Pending {
     fn dir(&self) -> &Arc<DirHandle> {
         match &self.what {
             What::Publish { staged, .. } => &staged.dir,
-            What::Made { parent } | What::End { parent, .. } => parent,
+            What::Made { parent } | What::Same { parent, .. } | What::End { parent, .. } => parent,
         }
     }
 
@@ -266,7 +273,7 @@ impl Pending {
                 }
                 result.map(|()| None)
             }
-            What::Made { .. } => Ok(None),
+            What::Made { .. } | What::Same { .. } => Ok(None),
             What::End { parent, below, meta, preserve } => set_dir_meta(parent, below, meta, *preserve)
                 .map_err(|e| from_io(&self.shown, "cannot be given its mode and time", &e)),
         };
@@ -282,6 +289,7 @@ impl Pending {
     fn into_answer(self) -> (SessionKey, Done) {
         let digest = match self.what {
             What::Publish { digest, .. } => digest,
+            What::Same { digest, .. } => Some(digest),
             _ => None,
         };
         let result = match self.error {

@@ -147,6 +147,11 @@ impl Received {
         Self { layout, whole: have, digest: Sequential::default() }
     }
 
+    /// Bytes from the beginning that are in the digest.
+    pub(crate) fn hashed_bytes(&self) -> u64 {
+        (self.digest.next() * u64::from(self.layout.chunk_size)).min(self.layout.size)
+    }
+
     /// True if this chunk is stored and checked; it must not be written again.
     pub(crate) fn is_whole(&self, chunk: u64) -> bool {
         self.whole.contains(chunk)

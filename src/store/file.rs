@@ -5,16 +5,18 @@
 use super::batch::{Batch, What};
 use super::dest::{DestPlan, Space, checked};
 use super::digest::{Layout, RangeSet, sha256};
-use super::error::{busy, digest_mismatch, forbidden, from_io, refuse, wrong_kind};
+use super::error::{busy, digest_mismatch, exists, forbidden, from_io, refuse, wrong_kind};
 use super::fs::real::RealDisk;
 use super::fs::{Disk, FileType};
 use super::jail::{DirCache, DirHandle, Jail, Preserve, ensure_below, remove_tree};
 use super::journal::{Identity, Journal};
 use super::names::{check_relative, is_below, split_first, split_last};
 use super::partial::{Staged, TempNames, may_place, reserve};
+use super::quota::{Quota, disk_bytes};
 use super::scratch::Scratch;
 use super::sink::{Sink, set_meta, verified, write_all_at};
 use super::source::{OpenSources, Source, StreamStop};
+use super::standing::Standing;
 use super::sweep::Sweep;
 use super::walk::{Places, Walk};
 use super::{SessionKey, Store, may_begin_session};
@@ -47,6 +49,8 @@ pub struct FileOptions {
     /// Partials, journals and temporary files that did not change for so long are removed, wherever they are in
     /// the directory, unless a transfer holds them. `None`: they stay until their transfer is run again.
     pub partial_ttl: Option<Duration>,
+    /// Files that would take the directory above this many bytes are refused; partials count.
+    pub quota_bytes: Option<u64>,
 }
 
 /// Entries that a sweep for stale partials looks at before the store is first used: some 50 ms.
@@ -96,6 +100,10 @@ struct SessionState {
     target: Option<Target>,
     sinks: BTreeMap<FileId, Sink>,
     waiting: Vec<WaitingEnd>,
+    /// An earlier session of the same request may have brought files already.
+    continued: bool,
+    /// Such files, until their digest comes.
+    standing: BTreeMap<FileId, Standing>,
     options: SyncOptions,
     comparing: BTreeMap<FileId, Comparison>,
     removal: Removal,
@@ -117,6 +125,7 @@ pub struct FileStore {
     dirs: DirCache,
     batch: Batch,
     sweep: Option<Sweep>,
+    quota: Option<Quota>,
     next_target: u64,
 }
 
@@ -149,6 +158,7 @@ impl FileStore {
         if let Err(error) = Scratch::remove_stale(&jail) {
             log::debug!("stale scratch directories could not be looked for: {error}");
         }
+        let quota = options.quota_bytes.map(|limit| Quota::new(limit, &jail));
         let temps = TempNames::new(nonce);
         let mut sweep = options.partial_ttl.map(|ttl| Sweep::new(ttl, temps.prefix().to_vec()));
         if let Some(sweep) = &mut sweep {
@@ -160,6 +170,7 @@ impl FileStore {
             scratch: Scratch::new(nonce),
             temps,
             sweep,
+            quota,
             sessions: BTreeMap::new(),
             open_sources: OpenSources::default(),
             encoder,
@@ -167,6 +178,12 @@ impl FileStore {
             batch: Batch::default(),
             next_target: 0,
         }
+    }
+
+    /// Bytes that count against the quota, if there is one.
+    #[cfg(test)]
+    pub(crate) fn quota_used_bytes(&self) -> Option<u64> {
+        self.quota.as_ref().map(Quota::used_bytes)
     }
 
     fn session(&mut self, session: SessionKey) -> &mut SessionState {
@@ -178,6 +195,15 @@ impl Store for FileStore {
     fn run(&mut self, session: SessionKey, job: Job, done: &mut Answers) {
         if !self.sessions.contains_key(&session) && !may_begin_session(&job) {
             return;
+        }
+        if let Some(file) = self.standing_of(session, &job) {
+            done.extend(Standing::answer(&job).map(|answer| (session, answer)));
+            if let Job::Abort { .. } = job {
+                self.session(session).standing.remove(&file);
+            }
+            if !matches!(job, Job::Commit { .. }) {
+                return;
+            }
         }
         match job {
             Job::AddRoot(root) => self.session(session).walk.add_root(root),
@@ -218,6 +244,7 @@ impl Store for FileStore {
                 self.session(session).refused = result.as_ref().err().cloned();
                 done.push((session, Done::DestSet(result)));
             }
+            Job::Continue => self.session(session).continued = true,
             Job::Begin(entry) => self.begin(session, *entry, done),
             Job::Write { file, offset, data } => {
                 let answer = |()| Done::Written { file, bytes: data.len() as u64 };
@@ -247,10 +274,12 @@ impl Store for FileStore {
         if self.batch.is_full() {
             self.batch.flush(true, done);
         }
+        self.settle_quota(done);
     }
 
     fn idle(&mut self, done: &mut Answers) {
         self.batch.flush(false, done);
+        self.settle_quota(done);
         if let Some(sweep) = &mut self.sweep {
             sweep.step(&self.jail, self.jail.wall_clock(), IDLE_SWEEP);
         }
@@ -390,6 +419,7 @@ impl FileStore {
     fn begin(&mut self, session: SessionKey, entry: BeginEntry, done: &mut Answers) {
         let file = entry.file;
         let streamed = entry.kind == EntryKind::File && entry.inline.is_none();
+        let chunks = if streamed { entry.size.div_ceil(entry.chunk_size.max(1).into()) } else { 0 };
         self.note_for_removal(session, &entry.path, entry.kind);
         if self.session(session).options.offers() {
             let compared = self.begin_compared(session, &entry, done);
@@ -404,7 +434,13 @@ impl FileStore {
         }
         match self.begin_entry(session, entry, done) {
             Ok(()) if streamed => {
-                let have = self.session(session).sinks.get(&file).map(Sink::have).unwrap_or_default();
+                let state = self.session(session);
+                let have = match state.sinks.get(&file) {
+                    Some(sink) => sink.have(),
+                    // It stands there, all of it.
+                    None if chunks > 0 => std::iter::once(0..chunks).collect(),
+                    None => Vec::new(),
+                };
                 done.push((session, Done::Began { file, result: Ok(have) }));
             }
             Ok(()) => {}
@@ -495,6 +531,10 @@ impl FileStore {
         if entry.target.is_empty() || entry.target.contains(&0) {
             return Err(forbidden(&entry.path, "is a link with an empty target or a NUL byte in it"));
         }
+        if self.session(session).continued && dir.read_link(name).is_ok_and(|target| target == entry.target) {
+            self.batch.add(session, entry.file, entry.path, What::Made { parent: dir }, 0);
+            return Ok(());
+        }
         let overwrite = self.overwrite(session);
         may_place(&dir, name, overwrite, &entry.path)?;
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
@@ -520,8 +560,15 @@ impl FileStore {
         if digest != inline.sha256 || inline.data.len() as u64 != entry.size {
             return Err(digest_mismatch(&entry.path));
         }
+        if let Some(standing) = self.standing(session, &dir, name, &entry)
+            && standing.has_digest(&digest).unwrap_or(false)
+        {
+            self.batch.add(session, entry.file, entry.path, What::Same { parent: dir, digest }, 0);
+            return Ok(());
+        }
         let overwrite = self.overwrite(session);
         may_place(&dir, name, overwrite, &entry.path)?;
+        self.charge((session, entry.file), entry.size, (&dir, name, 0), &entry.path)?;
         let fail = |e: io::Error| from_io(&entry.path, "cannot be written", &e);
         let (staged, file) = Staged::create(dir, name, &mut self.temps).map_err(fail)?;
         let preserve = self.session(session).preserve;
@@ -545,19 +592,23 @@ impl FileStore {
         entry: BeginEntry,
         done: &mut Answers,
     ) -> Result<(), StoreError> {
-        let shown = entry.path;
+        let shown = entry.path.clone();
         if entry.chunk_size == 0 || entry.chunk_size > MAX_CHUNK_SIZE {
             return Err(forbidden(&shown, "was announced with an impossible chunk size"));
         }
         if self.session(session).sinks.contains_key(&entry.file) {
             return Err(busy(&shown));
         }
+        let name = split_last(place).1;
+        if let Some(standing) = self.standing(session, &dir, name, &entry) {
+            self.session(session).standing.insert(entry.file, standing);
+            return Ok(());
+        }
         let overwrite = self.overwrite(session);
         let target = self.session(session).target.as_ref();
         let scratch = target.is_some_and(|t| t.plan.space == Space::Scratch);
         let no_resume = target.is_some_and(|t| t.plan.no_resume);
         let target = target.map_or(0, |t| t.id);
-        let name = split_last(place).1;
         may_place(&dir, name, overwrite, &shown)?;
         let preserve = self.session(session).preserve;
         if entry.size == UNKNOWN_SIZE {
@@ -582,6 +633,14 @@ impl FileStore {
             return Err(busy(&shown));
         }
         let (staged, file) = Staged::open_partial(dir, name, &shown)?;
+        let there = file.stat().map_or(0, |stat| disk_bytes(&stat));
+        let dir = Arc::clone(&staged.dir);
+        if let Err(error) = self.charge((session, entry.file), entry.size, (&dir, name, there), &shown) {
+            if there == 0 {
+                staged.discard();
+            }
+            return Err(error);
+        }
         // A copy in scratch space goes with its session: there is nothing to come back to.
         let journal = if scratch { None } else { Journal::open(&staged.dir, name, identity, no_resume).ok() };
         let (journal, have) = match journal {
@@ -638,6 +697,7 @@ impl FileStore {
             && let Some(sink) = self.session(other).sinks.remove(&file)
         {
             done.push((other, Done::SinkFailed { file, error: busy(&sink.shown) }));
+            self.uncharge((other, file), sink.disk_bytes());
             drop(sink);
             self.release_ends(other);
         }
@@ -657,22 +717,72 @@ impl FileStore {
     ) {
         let state = self.sessions.entry(session).or_default();
         let Some(sink) = state.sinks.get_mut(&file) else { return };
-        match step(sink) {
+        let mut result = step(sink);
+        if let Some(quota) = self.quota.as_mut().filter(|_| sink.is_stream())
+            && !quota.grow(session, file, sink.disk_bytes())
+            && result.is_ok()
+        {
+            let why = "takes more than the server's quota leaves; remove something there first";
+            result = Err(refuse(StoreErrorKind::Quota, &sink.shown, why));
+        }
+        match result {
             Ok(answer) => done.push((session, answer)),
             Err(error) => {
                 // A later run goes on with what is there, except with that of a peer that broke the rules.
-                if let Some(sink) = state.sinks.remove(&file)
-                    && (error.kind == StoreErrorKind::Forbidden || sink.is_stream())
-                {
-                    sink.discard();
+                let mut left = 0;
+                if let Some(sink) = state.sinks.remove(&file) {
+                    if error.kind == StoreErrorKind::Forbidden || sink.is_stream() {
+                        sink.discard();
+                    } else {
+                        left = sink.disk_bytes();
+                    }
                 }
+                self.uncharge((session, file), left);
                 done.push((session, Done::SinkFailed { file, error }));
                 self.release_ends(session);
             }
         }
     }
 
+    /// The file of a job that is about one that stands there already.
+    fn standing_of(&self, session: SessionKey, job: &Job) -> Option<FileId> {
+        let file = match job {
+            Job::Write { file, .. }
+            | Job::FinishChunk { file, .. }
+            | Job::WriteEncoded { file, .. }
+            | Job::Commit { file, .. }
+            | Job::Abort { file, .. } => file,
+            _ => return None,
+        };
+        let state = self.sessions.get(&session)?;
+        state.standing.contains_key(file).then_some(*file)
+    }
+
+    /// What stands under this name already, if an earlier session of the same request may have brought it.
+    fn standing(
+        &mut self,
+        session: SessionKey,
+        dir: &Arc<DirHandle>,
+        name: &[u8],
+        entry: &BeginEntry,
+    ) -> Option<Standing> {
+        let continued = self.session(session).continued;
+        continued.then(|| Standing::find(dir, name, (entry.size, &entry.meta), &entry.path)).flatten()
+    }
+
     fn commit(&mut self, session: SessionKey, file: FileId, sha256: [u8; 32], done: &mut Answers) {
+        if let Some(standing) = self.session(session).standing.remove(&file) {
+            let error = match standing.has_digest(&sha256) {
+                Ok(true) => {
+                    // It may have got its name in the last moment of a server that was killed.
+                    let what = What::Same { parent: standing.dir, digest: sha256 };
+                    return self.batch.add(session, file, standing.shown, what, 0);
+                }
+                Ok(false) => exists(&standing.shown),
+                Err(error) => from_io(&standing.shown, "cannot be read", &error),
+            };
+            return done.push((session, Done::Committed { file, result: Err(error) }));
+        }
         let Some(mut sink) = self.session(session).sinks.remove(&file) else { return };
         match sink.seal(sha256) {
             Ok(()) => {
@@ -683,6 +793,15 @@ impl FileStore {
                 self.batch.add(session, file, shown, what, 0);
             }
             Err(error) => {
+                let bad =
+                    if error.kind == StoreErrorKind::DigestMismatch { sink.recheck() } else { Vec::new() };
+                if !bad.is_empty() {
+                    log::warn!("{} chunks of a file changed on the disk: they come again", bad.len());
+                    let again = |chunk| (session, Done::ChunkStored { file, chunk, ok: false });
+                    done.extend(bad.into_iter().map(again));
+                    self.session(session).sinks.insert(file, sink);
+                    return;
+                }
                 // With a wrong digest there is no telling what is wrong: the next run is to be clean. When the disk
                 // has failed, what it can still read is worth keeping.
                 if error.kind == StoreErrorKind::DigestMismatch || !sink.is_complete() || sink.is_stream() {
@@ -695,12 +814,51 @@ impl FileStore {
     }
 
     fn abort(&mut self, session: SessionKey, file: FileId, keep_partial: bool) {
-        if let Some(sink) = self.session(session).sinks.remove(&file)
-            && (!keep_partial || sink.is_stream())
-        {
-            sink.discard();
+        if let Some(sink) = self.session(session).sinks.remove(&file) {
+            let keep_partial = keep_partial && !sink.is_stream();
+            let left = if keep_partial { sink.disk_bytes() } else { 0 };
+            if !keep_partial {
+                sink.discard();
+            }
+            self.uncharge((session, file), left);
         }
         self.release_ends(session);
+    }
+
+    /// Asks the quota for the room that a file takes; `there`: bytes of it that an earlier run has left.
+    fn charge(
+        &mut self,
+        (session, file): (SessionKey, FileId),
+        size: u64,
+        (dir, name, there): (&DirHandle, &[u8], u64),
+        shown: &[u8],
+    ) -> Result<(), StoreError> {
+        let Some(quota) = &mut self.quota else { return Ok(()) };
+        let state = self.sessions.get(&session);
+        let scratch = state.and_then(|s| s.target.as_ref()).is_some_and(|t| t.plan.space == Space::Scratch);
+        let replaced = dir.stat(name).map_or(0, |stat| disk_bytes(&stat));
+        quota.begin((session, file), size, (there, replaced), (scratch, shown), &self.jail)
+    }
+
+    /// A file that was charged does not go on; `left` bytes of it stay.
+    fn uncharge(&mut self, (session, file): (SessionKey, FileId), left: u64) {
+        if let Some(quota) = &mut self.quota {
+            quota.dropped(session, file, left);
+        }
+    }
+
+    /// Tells the quota what has become of files.
+    fn settle_quota(&mut self, done: &Answers) {
+        let Some(quota) = &mut self.quota else { return };
+        for (session, answer) in done {
+            match answer {
+                Done::Committed { file, result: Ok(_) } => quota.placed(*session, *file),
+                Done::Committed { file, .. } | Done::Began { file, result: Err(_) } => {
+                    quota.dropped(*session, *file, 0);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Puts into the batch the directory ends below which no file is open any more. They come after everything
@@ -746,10 +904,16 @@ impl FileStore {
         if let Some(target) = &state.target {
             self.dirs.forget(Some(target.id));
         }
+        for (file, sink) in &state.sinks {
+            self.uncharge((session, *file), sink.disk_bytes());
+        }
         // A stream cannot be gone on with.
         state.sinks.into_values().filter(Sink::is_stream).for_each(Sink::discard);
         for path in state.scratch {
             self.remove_scratch(&path);
+        }
+        if let Some(quota) = &mut self.quota {
+            quota.end_session(session);
         }
     }
 }

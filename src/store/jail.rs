@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// Directory handles kept open for receiving. Own choice: deeper than trees mostly are, few beside RLIMIT_NOFILE.
 const CACHED_DIRS: usize = 64;
@@ -148,6 +148,11 @@ impl Jail {
     /// By which the age of files is told.
     pub(crate) fn wall_clock(&self) -> SystemTime {
         self.disk.wall_clock()
+    }
+
+    /// A clock that never goes back.
+    pub(crate) fn now(&self) -> Instant {
+        self.disk.now()
     }
 
     /// Opens a directory beneath; links inside the jail are followed.

@@ -136,6 +136,8 @@ struct Faults {
     write_fails: Option<(u64, StoreErrorKind)>,
     /// The chunk of which one byte is flipped once before its check.
     flip_chunk: Option<u64>,
+    /// The chunk of which one byte is flipped once after its check.
+    rot_chunk: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -239,6 +241,12 @@ impl MemoryStore {
         (self.partials.len(), open)
     }
 
+    /// The process that had this store open is gone, and another one opens it: what was under way is kept as partials.
+    pub fn reopen(&mut self) {
+        let sessions: Vec<SessionKey> = self.sessions.keys().copied().collect();
+        sessions.into_iter().for_each(|session| self.end_session(session));
+    }
+
     /// Everything kept for resume is lost, as if the partials had expired.
     pub fn clear_partials(&mut self) {
         self.partials.clear();
@@ -252,6 +260,11 @@ impl MemoryStore {
     /// Fault: the next time that chunk number `chunk` of any file is checked, one of its bytes has been flipped.
     pub fn flip_chunk_once(&mut self, chunk: u64) {
         self.faults.flip_chunk = Some(chunk);
+    }
+
+    /// Fault: chunk number `chunk` of a file loses a bit after it was checked, and before it is in the digest.
+    pub fn rot_chunk_once(&mut self, chunk: u64) {
+        self.faults.rot_chunk = Some(chunk);
     }
 
     /// Files larger than this are refused at `Begin` as if the disk were full.
@@ -302,6 +315,7 @@ impl Store for MemoryStore {
             Job::Compare { .. } => {}
             Job::CloseSource { file } => self.sending(session).close(file),
             Job::SetDest(dest) => out(Done::DestSet(self.set_dest(session, &dest))),
+            Job::Continue => self.receiving(session).set_continued(),
             Job::Begin(entry) => self.begin(session, *entry, out),
             Job::Write { file, offset, data } => self.write(session, file, offset, &data, out),
             Job::FinishChunk { file, chunk, crc32 } => self.finish_chunk(session, file, chunk, crc32, out),

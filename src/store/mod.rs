@@ -16,9 +16,11 @@ pub mod memory;
 pub(crate) mod names;
 mod partial;
 mod pipe;
+mod quota;
 mod scratch;
 mod sink;
 mod source;
+mod standing;
 pub mod stdout;
 mod sweep;
 #[cfg(test)]
@@ -48,6 +50,7 @@ fn may_begin_session(job: &Job) -> bool {
             | Job::NextEntries { .. }
             | Job::SetOptions(_)
             | Job::SetDest(_)
+            | Job::Continue
             | Job::Begin(_)
             | Job::RemoveScratch(_)
     )

@@ -8,9 +8,18 @@ use super::fs::{File, FileOps};
 use super::jail::{DirHandle, Preserve, permitted_mode};
 use super::journal::{Identity, Journal};
 use super::partial::Staged;
+use super::quota::disk_bytes;
 use crate::codec::chunk::{crc32, decode_chunk};
 use crate::transfer::job::{ChunkCodec, Meta, Overwrite, StoreError, StoreErrorKind};
 use std::io;
+
+/// So much is pushed out at once: a fraction of a second of any disk.
+const PUSH_BYTES: u64 = 8 << 20;
+/// Most chunks that are asked for again after a wrong digest; a file with more is better sent anew. A quarter of what a
+/// sender lets wait (`transfer::sender::MAX_RESENDS`).
+const MAX_BAD_CHUNKS: u64 = 1024;
+/// A disk on which chunks go bad that often is not to be trusted.
+const MAX_RECHECKS: u32 = 3;
 
 /// A file being received.
 #[derive(Debug)]
@@ -30,6 +39,10 @@ pub(crate) struct Sink {
     /// Existing files.
     pub(crate) overwrite: Overwrite,
     buffer: Vec<u8>,
+    /// Bytes from the beginning of which the writing to disk has been begun.
+    pushed_bytes: u64,
+    /// How often chunks were found changed at the end.
+    rechecks: u32,
     stream: bool,
     preserve: Preserve,
 }
@@ -88,6 +101,8 @@ impl Sink {
             meta,
             overwrite,
             buffer: Vec::new(),
+            pushed_bytes: 0,
+            rechecks: 0,
             preserve: Preserve::default(),
             stream: false,
         }
@@ -192,7 +207,37 @@ impl Sink {
         }
         let file = &*self.file;
         let read = |offset, len, buffer: &mut Vec<u8>| read_exact_at(file, offset, len, buffer);
-        self.received.stored(chunk, plain, read).map_err(|e| self.write_error(&e))
+        self.received.stored(chunk, plain, read).map_err(|e| self.write_error(&e))?;
+        self.push_out();
+        Ok(())
+    }
+
+    /// Has the system begin to write what will not be read again: the sync at the end, for which all sessions wait, finds
+    /// little left to do then.
+    fn push_out(&mut self) {
+        let hashed_bytes = self.received.hashed_bytes();
+        let bytes = hashed_bytes.saturating_sub(self.pushed_bytes);
+        if bytes >= PUSH_BYTES {
+            self.file.push_out(self.pushed_bytes, bytes);
+            self.pushed_bytes = hashed_bytes;
+        }
+    }
+
+    /// After a wrong digest: the chunks whose bytes are not those that were checked when they came, now no longer whole.
+    /// None if that explains nothing, or has been tried too often.
+    pub(crate) fn recheck(&mut self) -> Vec<u64> {
+        let Some(journal) = self.journal.as_ref().filter(|_| self.rechecks < MAX_RECHECKS) else {
+            return Vec::new();
+        };
+        self.rechecks += 1;
+        let layout = self.received.layout;
+        let whole = verified(&*self.file, journal, layout);
+        if layout.count() - whole.len() > MAX_BAD_CHUNKS {
+            return Vec::new();
+        }
+        let bad = (0..layout.count()).filter(|chunk| !whole.contains(*chunk)).collect();
+        self.received = Received::new(layout, whole);
+        bad
     }
 
     fn write_error(&self, error: &io::Error) -> StoreError {
@@ -212,6 +257,11 @@ impl Sink {
     pub(crate) fn is_for(&self, dir: &DirHandle, name: &[u8], identity: Identity) -> bool {
         let own = || Identity::new(&self.staged.name, self.received.layout, &self.meta);
         self.is_at(dir, name) && own() == identity
+    }
+
+    /// What it takes on the disk.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.file.stat().map_or(0, |stat| disk_bytes(&stat))
     }
 
     /// True if every chunk is whole.

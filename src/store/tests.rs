@@ -7,6 +7,7 @@ mod disk;
 mod faulty;
 mod memory;
 mod pure;
+mod quota;
 mod random;
 mod resume;
 mod rules;

@@ -236,6 +236,10 @@ pub enum Job {
     // ---- receiving ----
     /// Where what follows goes; before any `Begin`. Answer: `Done::DestSet`.
     SetDest(Dest),
+    /// This session goes on with what an earlier one of the same request began: a file that stands under its name
+    /// already, with the size and mtime of its entry, is not refused but compared with it, and done if it is the same.
+    /// Before any `Begin`. No answer.
+    Continue,
     /// Starts an entry. Files without `inline`: `Done::Began`. Everything else: `Done::Committed`, when it is
     /// under its final name and synced (batched).
     Begin(Box<BeginEntry>),

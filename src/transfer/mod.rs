@@ -2,6 +2,7 @@
 //! Owns: per session, what is still to be sent and what has been received (`sender`, `receiver`).
 //! Implements: docs/PROTOCOL.md, "Transfer".
 
+pub mod confirmed;
 pub mod filter;
 pub mod job;
 pub mod receiver;

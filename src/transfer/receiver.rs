@@ -213,6 +213,8 @@ pub struct Receiver {
     gaps: usize,
     /// Entries with chunks: each is an open file.
     streamed: usize,
+    /// Those of them that the store has not opened yet, oldest first.
+    unopened: VecDeque<FileId>,
     manifest_end: bool,
     offers: Offers,
     removal: Removal,
@@ -249,6 +251,7 @@ impl Receiver {
             gaps: 0,
             refusals: Refusals::default(),
             streamed: 0,
+            unopened: VecDeque::new(),
             manifest_end: false,
             offers: Offers::default(),
             removal: Removal::default(),
@@ -296,6 +299,12 @@ impl Receiver {
         self.jobs.push_back(Job::SetDest(dest));
     }
 
+    /// What stands under its name already, and is the same, is done: an earlier session of this request has brought it.
+    /// Must precede entries.
+    pub fn set_continued(&mut self) {
+        self.jobs.push_back(Job::Continue);
+    }
+
     /// Next job for the store; joined writes are flushed when nothing else is left.
     pub fn poll_job(&mut self) -> Option<Job> {
         if self.jobs.is_empty() {
@@ -339,6 +348,12 @@ impl Receiver {
         // What assembly has reserved and not received is room for exactly that.
         let awaited = self.reserved_bytes - self.assembled_bytes;
         self.budget_bytes.saturating_sub(self.used_bytes()).max(awaited)
+    }
+
+    /// The file that the store has been opening for longest, if it has opened none of those under way: what an earlier
+    /// run has left of them is not known yet.
+    pub fn opening(&self) -> Option<FileId> {
+        self.unopened.front().copied().filter(|_| self.unopened.len() == self.streamed)
     }
 
     /// Whether manifest entries should wait: the store has enough inline contents to work on. Only what the store settles
@@ -451,6 +466,7 @@ impl Receiver {
             return Ok(());
         }
         if chunked {
+            self.unopened.push_back(file);
             self.events.push_back(Event::FileStarted {
                 direction: Direction::Receiving,
                 file,
@@ -465,10 +481,13 @@ impl Receiver {
     /// Answers of the store that concern receiving.
     pub fn handle_done(&mut self, done: Done) {
         match done {
-            Done::Began { file, result } => match result {
-                Ok(have) => self.on_have(file, have),
-                Err(e) => self.resolve(file, Err(e), true),
-            },
+            Done::Began { file, result } => {
+                self.opened(file);
+                match result {
+                    Ok(have) => self.on_have(file, have),
+                    Err(e) => self.resolve(file, Err(e), true),
+                }
+            }
             Done::Written { file, bytes } => self.on_taken(file, bytes),
             Done::ChunkStored { file, chunk, ok } => self.on_chunk_stored(file, chunk, ok),
             Done::SinkFailed { file, error } if self.entries.contains_key(&file.0) => {
@@ -480,6 +499,10 @@ impl Receiver {
             Done::Offered { file, verdict } => self.on_offered(file, verdict),
             _ => {}
         }
+    }
+
+    fn opened(&mut self, file: FileId) {
+        self.unopened.retain(|f| *f != file);
     }
 
     /// The store has so many bytes of this file less to work on. After the file's result they no longer count.
@@ -522,7 +545,12 @@ impl Receiver {
 
     fn on_chunk_stored(&mut self, file: FileId, chunk: u64, ok: bool) {
         let Some(e) = self.entries.get_mut(&file.0) else { return };
-        let Some((generation, encoded_bytes)) = e.finishing.remove(&chunk) else { return };
+        let Some((generation, encoded_bytes)) = e.finishing.remove(&chunk) else {
+            if !ok {
+                self.on_chunk_lost(file, chunk);
+            }
+            return;
+        };
         e.queued_bytes -= encoded_bytes;
         self.queued_bytes -= encoded_bytes;
         if ok {
@@ -531,11 +559,22 @@ impl Receiver {
             e.counted_bytes += bytes;
             self.counters.bytes_done = self.counters.bytes_done.saturating_add(bytes);
             e.stored.insert(chunk..chunk + 1);
-            e.wanted_generation.remove(&chunk);
             self.commit_if_whole(file);
         } else {
             self.ask_again(file, chunk, generation);
         }
+    }
+
+    /// A chunk that was whole has changed on the disk.
+    fn on_chunk_lost(&mut self, file: FileId, chunk: u64) {
+        let Some(e) = self.entries.get_mut(&file.0).filter(|e| e.stored.contains(chunk)) else { return };
+        e.stored.remove(chunk..chunk + 1);
+        e.commit_asked = false;
+        let bytes = e.plain_bytes(chunk).min(e.counted_bytes);
+        e.counted_bytes -= bytes;
+        self.counters.bytes_done = self.counters.bytes_done.saturating_sub(bytes);
+        let generation = e.wanted_generation.get(&chunk).copied().unwrap_or(0);
+        self.ask_again(file, chunk, generation);
     }
 
     fn commit_if_whole(&mut self, file: FileId) {
@@ -552,6 +591,7 @@ impl Receiver {
         let Some(e) = self.entries.remove(&file.0) else { return };
         self.inline_bytes -= e.inline_bytes;
         self.streamed -= usize::from(e.is_chunked());
+        self.opened(file);
         self.open_chunks -= e.open.len();
         self.gaps -= e.open.values().map(|a| a.received.range_count()).sum::<usize>();
         self.reserved_bytes -= e.open.values().map(|a| a.data.len() as u64).sum::<u64>();
@@ -566,8 +606,12 @@ impl Receiver {
             });
         }
         let size = if e.open_ended { e.counted_bytes } else { e.size };
-        let uncounted = size - e.counted_bytes.min(size);
-        self.counters.bytes_done = self.counters.bytes_done.saturating_add(uncounted);
+        let open_bytes = if e.kind == EntryKind::File { size - e.counted_bytes.min(size) } else { 0 };
+        match &result {
+            Ok(_) => self.counters.bytes_done = self.counters.bytes_done.saturating_add(open_bytes),
+            // What never came is neither done nor awaited any more.
+            Err(_) => self.counters.bytes_total = self.counters.bytes_total.saturating_sub(open_bytes),
+        }
         if tell {
             if let Some(why) = result.as_ref().err().and_then(|e| refusal_of(e.kind)) {
                 self.refusals.count(why);

@@ -2,6 +2,7 @@
 //! Owns: entries without a result, encoded chunks until they are acknowledged, the repair queue.
 //! Implements: docs/PROTOCOL.md, "Transfer", "Segments".
 
+use super::confirmed::Confirmed;
 use super::job::{BeginEntry, Meta};
 use super::job::{
     ChunkCodec, Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot,
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use offers::{Found, Offers};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 use streams::stream_chunks;
 
 mod offers;
@@ -120,6 +122,8 @@ pub struct Sender {
     roots_open: bool,
     walk_busy: bool,
     walk_end: bool,
+    /// Entries that an earlier session of the same request has settled.
+    settled: Arc<Confirmed>,
     found: VecDeque<Found>,
     next_id: u64,
     unresolved: HashMap<u64, Outgoing>,
@@ -177,6 +181,7 @@ impl Sender {
             walk_busy: false,
             walk_end: true,
             found: VecDeque::new(),
+            settled: Arc::default(),
             next_id: 0,
             unresolved: HashMap::new(),
             reading: VecDeque::new(),
@@ -214,6 +219,11 @@ impl Sender {
     /// What the link carries, bytes a second; `None` while that is not known.
     pub fn set_rate_hint(&mut self, bytes_per_sec: Option<u64>) {
         self.encode.link_bytes_per_sec = bytes_per_sec;
+    }
+
+    /// These entries are not sent (again).
+    pub fn set_settled(&mut self, settled: Arc<Confirmed>) {
+        self.settled = settled;
     }
 
     /// One level, names only (a LIST).
@@ -596,7 +606,8 @@ impl Sender {
             return false;
         }
         let Some(c) = self.unresolved.get_mut(&file.0).and_then(|o| o.chunked.as_mut()) else { return true };
-        if chunk >= c.next_read {
+        let unread = chunk >= c.next_read;
+        if unread && !c.have.contains(chunk) {
             return false;
         }
         if c.generations.len() >= MAX_RESENT_CHUNKS && !c.generations.contains_key(&chunk) {
@@ -607,6 +618,11 @@ impl Sender {
             return false;
         }
         *generation += 1;
+        // The receiver had it, and has lost it since. One that is still to be read will be read in its turn.
+        c.have.remove(chunk..chunk + 1);
+        if unread && !c.finish_asked {
+            return true;
+        }
         self.release_where(file, |c| c == chunk);
         if !self.resends.contains(&(file, chunk)) {
             self.resends.push_back((file, chunk));
@@ -624,7 +640,12 @@ impl Sender {
         }
         let open_ended = o.chunked.as_ref().is_some_and(|c| c.open_ended);
         let size = if open_ended { o.counted_bytes } else { o.size };
-        self.counters.bytes_done += size - o.counted_bytes.min(size);
+        let open_bytes = size - o.counted_bytes.min(size);
+        match &result {
+            Ok(_) => self.counters.bytes_done += open_bytes,
+            // What never came is neither done nor awaited any more.
+            Err(_) => self.counters.bytes_total = self.counters.bytes_total.saturating_sub(open_bytes),
+        }
         let error = match result {
             Err(e) => Some(e),
             // Without a digest nothing is confirmed, and ours is not known before the source was read whole.

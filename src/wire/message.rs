@@ -28,6 +28,7 @@ const HAVE: u64 = 7;
 const RESULT: u64 = 8;
 const RESEND: u64 = 9;
 const REQUEST_FAILED: u64 = 10;
+const CONTINUE: u64 = FIRST_EXTENSION;
 const OPTIONS: u64 = 11;
 const OFFER: u64 = 12;
 const UNCHANGED: u64 = 13;
@@ -98,6 +99,9 @@ pub enum Message {
     },
     /// Server to client: the request as a whole is refused.
     RequestFailed(StoreError),
+    /// Client to server, after the request: an earlier session has begun it; what stands there already and is the same
+    /// is done.
+    Continue,
     /// Client to server, before the request: what else is wished (feature bit 1).
     Options(Box<SyncOptions>),
     /// Sender to receiver: a file that need not travel if it is there (feature bit 1).
@@ -325,6 +329,7 @@ impl Message {
             Self::Result { .. } => RESULT,
             Self::Resend { .. } => RESEND,
             Self::RequestFailed(_) => REQUEST_FAILED,
+            Self::Continue => CONTINUE,
             Self::Options(_) => OPTIONS,
             Self::Offer(_) => OFFER,
             Self::Unchanged(_) => UNCHANGED,
@@ -345,7 +350,7 @@ impl Message {
                 put_bytes(scratch, &path[..path.len().min(MAX_PATH_BYTES)]);
                 put_error(scratch, error);
             }
-            Self::ManifestEnd => {}
+            Self::ManifestEnd | Self::Continue => {}
             Self::Digest { file, sha256 } => {
                 put_varint(scratch, file.0);
                 scratch.extend_from_slice(sha256);
@@ -418,6 +423,7 @@ impl Message {
             RESULT => Self::Result { file: file(&mut b)?, result: read_result(&mut b)? },
             RESEND => Self::Resend { file: file(&mut b)?, chunk: b.varint_max(MAX_FILE_BYTES, "chunk")? },
             REQUEST_FAILED => Self::RequestFailed(read_error(&mut b)?),
+            CONTINUE => Self::Continue,
             OPTIONS => Self::Options(Box::new(read_options(&mut b)?)),
             OFFER => Self::Offer(Box::new(read_offer(&mut b)?)),
             UNCHANGED => Self::Unchanged(read_ranges(&mut b)?),

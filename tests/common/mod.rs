@@ -40,6 +40,7 @@ impl TestServer {
             endpoint,
             sim: None,
             partial_ttl: None,
+            quota_bytes: None,
             trace: None,
             watch: Default::default(),
         };

@@ -82,9 +82,11 @@ fn clients_get_in_during_a_flood_of_hellos() {
         flood.client_cid = Cid(u64::from(i).to_be_bytes());
         let from = SocketAddr::from((std::net::Ipv4Addr::from(0x0b00_0000 + i), 9));
         ask(&mut node, from, &flood.encode());
-        // It repeats its Hello at 0, 100, 250 ms.
-        if joined.is_none() && [20_000, 25_000, 32_500].contains(&i) {
+        // About a sixth of the strangers' packets is answered; it repeats its Hello, as clients do for half a minute.
+        if joined.is_none() && i >= 20_000 && i % 97 == 0 {
             for _ in 0..2 {
+                // Not in step with the flood, which would take every answer.
+                node.pass(Duration::from_micros(7));
                 for (_, answer) in ask(&mut node, peer_addr(), &honest.encode()) {
                     match answer[0] {
                         TYPE_RETRY => honest.cookie = Some(Retry::decode(&answer).expect("a Retry").cookie),
@@ -95,7 +97,9 @@ fn clients_get_in_during_a_flood_of_hellos() {
         }
     }
     assert!(joined.is_some(), "{}", node.endpoint.refusals());
-    assert!(node.refused(Refusal::Cookie) > 40_000, "{}", node.endpoint.refusals());
+    // Answers to strangers are limited as well, so most of the flood gets none.
+    let turned_away = node.refused(Refusal::Cookie) + node.refused(Refusal::Overload);
+    assert!(turned_away > 40_000, "{}", node.endpoint.refusals());
 }
 
 #[test]
@@ -337,7 +341,7 @@ fn replies_with_bad_shares_and_floods_of_replies_are_counted() {
     }
     assert_eq!(node.refused(Refusal::Conflict), 50, "{}", node.endpoint.refusals());
     assert_eq!(node.refused(Refusal::Misplaced), 58);
-    node.pass(Duration::from_secs(20));
+    node.pass(Duration::from_secs(200));
     assert!(matches!(node.closed(), Some(CloseReason::Unreachable { .. })), "{:?}", node.closed());
 }
 
@@ -355,7 +359,8 @@ fn a_hello_of_an_open_session_starts_nothing() {
     assert!(ask(&mut node, peer_addr(), &again.encode()).is_empty());
     assert_eq!((node.refused(Refusal::Conflict), node.endpoint.admission().1), (1, 0));
     peer.send(&mut node, &[Frame::Close { code: 0, text: b"" }]);
-    node.pass(ms(500));
+    // Copies that were still on their way are gone by then.
+    node.pass(Duration::from_secs(11));
     node.out.clear();
     assert_eq!(
         ask(&mut node, peer_addr(), &again.encode()).len(),

@@ -161,6 +161,7 @@ fn request_messages() -> Vec<(&'static str, Message)> {
         ("REQUEST: GET, zstd level 19", ask(get(Compression::Zstd(19)))),
         ("REQUEST: LIST", ask(Request::List { path: b"b".to_vec() })),
         ("REQUEST: ECHO, keep, overwrite", ask(echo)),
+        ("CONTINUE", Message::Continue),
     ]
 }
 

@@ -48,6 +48,8 @@ fn code_2_usage() {
     lab.write("a", "content");
     lab.fails(&["put", "--limit", "fast", "a", "127.0.0.1"], 2, &["--limit", "fast"]);
     lab.fails(&["put", "--nonsense", "a", "127.0.0.1"], 2, &["--nonsense"]);
+    lab.fails(&["get", "--retry", "often", "127.0.0.1/a", "b"], 2, &["--retry", "often"]);
+    lab.fails(&["serve", "--quota", "much", "drop"], 2, &["--quota", "much"]);
     lab.fails(&["put", "--key-file", "none", "a", "127.0.0.1"], 2, &["key file none"]);
 }
 

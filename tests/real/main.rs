@@ -14,6 +14,8 @@ mod keys;
 mod names;
 mod output;
 mod pipes;
+mod quota;
+mod restart;
 mod rules;
 mod serving;
 mod settings;

@@ -62,6 +62,7 @@ impl Uplink {
             roots: Vec::new(),
             dest: None,
             sim: None,
+            retries: 0,
             trace: None,
         };
         let path = std::env::temp_dir().join(format!("fulmar-bench-{}", &key::generate()?[..16]));
@@ -99,6 +100,7 @@ impl Uplink {
             roots: vec![source.root],
             dest: None,
             sim: None,
+            retries: 0,
             trace: None,
         };
         let mut progress = Progress::new("bench", self.output);

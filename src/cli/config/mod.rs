@@ -193,8 +193,8 @@ impl<V: Fn(&str) -> Option<OsString>> Layers<'_, V> {
                     continue;
                 }
                 let value = match layer.checked_sub(1) {
-                    None => self.from_variable(arg, name)?,
-                    Some(at) => self.from_block(arg, name, at)?,
+                    None => self.variable_value(arg, name)?,
+                    Some(at) => self.block_value(arg, name, at)?,
                 };
                 let Some((values, origin)) = value else { continue };
                 added.extend(as_arguments(arg, name, &values));
@@ -211,7 +211,7 @@ impl<V: Fn(&str) -> Option<OsString>> Layers<'_, V> {
         Ok((added, settings))
     }
 
-    fn from_variable(&self, arg: &Arg, name: &str) -> Result<Option<(Vec<OsString>, Origin)>, Failure> {
+    fn variable_value(&self, arg: &Arg, name: &str) -> Result<Option<(Vec<OsString>, Origin)>, Failure> {
         let variable = variable_of(name);
         let Some(value) = (self.variable)(&variable).filter(|v| !v.is_empty()) else { return Ok(None) };
         let values = match arg.get_action() {
@@ -224,7 +224,7 @@ impl<V: Fn(&str) -> Option<OsString>> Layers<'_, V> {
         Ok(Some((values, Origin::Variable(variable))))
     }
 
-    fn from_block(
+    fn block_value(
         &self,
         arg: &Arg,
         name: &str,

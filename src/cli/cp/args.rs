@@ -21,8 +21,8 @@ key goes through ssh, and the files go over UDP to the address of the server.
 
 PATH is relative to the home directory, or absolute, or begins with ~ or ~user.
 No shell reads it: quotes, $, spaces and line ends are parts of a name. In a
-source *, ?, [...] and {a,b} match names unless a file has exactly that name;
-\\ before one of them takes it literally. A local name with a colon is written
+source *, ? and [...] match names, unless a file has exactly that name; \\ before
+one of them takes it literally. A local name with a colon is written
 as ./a:b.
 
 DEST: an existing directory takes what is copied inside, else DEST is the new

@@ -2,9 +2,9 @@
 //! Owns: nothing.
 //! Implements: the PATH rules of `fulmar cp --help`.
 
+use super::pattern::{Pattern, has_pattern};
 use crate::cli::{paths, text};
 use crate::transfer::job::{StoreError, StoreErrorKind};
-use globset::{GlobBuilder, GlobMatcher};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -63,12 +63,10 @@ pub fn expand(source: &[u8]) -> Result<Vec<PathBuf>, StoreError> {
             found.iter_mut().for_each(|path| path.push(OsStr::from_bytes(part)));
             continue;
         }
-        let matcher = matcher(part).ok_or_else(|| {
-            fail(StoreErrorKind::NotFound, format!("{shown}: there is no such file, and it is no pattern"))
-        })?;
+        let pattern = Pattern::new(part);
         let mut next = Vec::new();
         for base in &found {
-            add_matches(base, part, &matcher, &mut next);
+            add_matches(base, &pattern, &mut next);
             if next.len() > MAX_MATCHES {
                 let message =
                     format!("{shown} matches more than {MAX_MATCHES} files: copy the directory instead");
@@ -100,28 +98,16 @@ pub fn may_bring(source: &[u8], name: &[u8]) -> bool {
         // A home directory, called as it may be; at least nothing hidden.
         return !name.starts_with(b".");
     }
-    let dotted = name.starts_with(b".") && !(last.starts_with(b".") || last.starts_with(b"\\."));
-    name == last || !dotted && has_pattern(last) && matcher(last).is_some_and(|m| m.is_match(as_path(name)))
+    name == last || has_pattern(last) && Pattern::new(last).is_match(name)
 }
 
-fn has_pattern(raw: &[u8]) -> bool {
-    raw.iter().any(|b| b"*?[{\\".contains(b))
-}
-
-fn matcher(part: &[u8]) -> Option<GlobMatcher> {
-    let text = std::str::from_utf8(part).ok()?;
-    let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();
-    Some(glob.ok()?.compile_matcher())
-}
-
-/// Names in `base` that match, sorted. A leading dot must be written. What cannot be read has nothing that matches.
-fn add_matches(base: &Path, part: &[u8], matcher: &GlobMatcher, out: &mut Vec<PathBuf>) {
+/// Names in `base` that match, sorted. What cannot be read has nothing that matches.
+fn add_matches(base: &Path, pattern: &Pattern, out: &mut Vec<PathBuf>) {
     let directory = if base.as_os_str().is_empty() { Path::new(".") } else { base };
     let Ok(entries) = fs::read_dir(directory) else { return };
-    let dots = part.starts_with(b".") || part.starts_with(b"\\.");
     let mut names: Vec<OsString> = entries
         .filter_map(|entry| Some(entry.ok()?.file_name()))
-        .filter(|name| (dots || !name.as_bytes().starts_with(b".")) && matcher.is_match(Path::new(name)))
+        .filter(|name| pattern.is_match(name.as_bytes()))
         .take(MAX_MATCHES + 1)
         .collect();
     names.sort_unstable();
@@ -167,9 +153,10 @@ mod tests {
         fs::write(dir.join("d1/in/f"), "x").expect("written");
         let cases: &[(&[u8], &[&[u8]])] = &[
             (b"*.txt", &[b"a.txt", b"b.txt", "é.txt".as_bytes(), b"\xff.txt"]),
-            (b"[!b].txt", &[b"a.txt"]),
+            (b"[!b].txt", &[b"a.txt", "é.txt".as_bytes(), b"\xff.txt"]),
             (b"[ab].txt", &[b"a.txt", b"b.txt"]),
-            (b"{b,a,zz}.txt", &[b"a.txt", b"b.txt"]),
+            (b"?.txt", &[b"a.txt", b"b.txt", "é.txt".as_bytes(), b"\xff.txt"]),
+            (b"\xff*", &[b"\xff.txt"]),
             (b".h*", &[b".hidden.txt"]),
             (b"d?/in/f", &[b"d1/in/f"]),
             (b"d*/*", &[b"d1/in"]),

@@ -6,6 +6,7 @@ pub mod args;
 pub mod channel;
 pub mod expand;
 pub mod grammar;
+pub mod pattern;
 pub mod place;
 pub mod remote;
 pub mod ssh;
@@ -321,6 +322,7 @@ impl<'a> Copy<'a> {
             roots: job.roots.clone(),
             dest: job.dest.clone(),
             sim: self.sim.clone(),
+            retries: options::retries(&self.args.connect)?,
             // A second attempt writes it anew.
             trace: trace::open(self.args.link.trace.as_deref(), false)?,
         })

@@ -240,6 +240,7 @@ fn bind(ask: &Ask, dir: &std::path::Path, endpoint: &EndpointConfig) -> Result<S
             endpoint: endpoint.clone(),
             sim: None,
             partial_ttl: None,
+            quota_bytes: None,
             trace: None,
             watch: WatchOptions::default(),
         })

@@ -12,6 +12,7 @@ fn options(remotes: &[&str]) -> ClientOptions {
         roots: Vec::new(),
         dest: None,
         sim: None,
+        retries: 0,
         trace: None,
     }
 }
@@ -86,42 +87,4 @@ fn a_signal_ends_the_attempt() {
     let (outcome, ticks) = is_done.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(outcome.unwrap().reason, CloseReason::Interrupted);
     assert!((1..=10).contains(&ticks), "{ticks}");
-}
-
-fn attempts(live: &[SessionKey], more: usize) -> Attempts {
-    let remote = |n: u16| SocketAddr::from(([127, 0, 0, 1], n + 1));
-    Attempts {
-        remotes: (0..more).map(|n| remote(100 + n as u16)).collect::<Vec<_>>().into_iter(),
-        live: live.iter().map(|session| (*session, remote(*session as u16))).collect(),
-        active: None,
-        next_at: Some(Clock::start().started()),
-        request: Request::List { path: Vec::new() },
-        roots: Vec::new(),
-        dest: None,
-    }
-}
-
-#[test]
-fn silence_of_one_address_leaves_the_others_a_chance() {
-    let silent =
-        CloseReason::Unreachable { remote: "127.0.0.1:9".parse().unwrap(), after: Duration::from_secs(1) };
-    let mut two = attempts(&[1, 2], 1);
-    assert!(!two.is_final(1, &silent));
-    // The next address has its turn at once.
-    assert!(two.next_at.is_none());
-    let _ = two.remotes.next();
-    assert!(two.is_final(2, &silent));
-    assert!(!attempts(&[1], 1).is_final(1, &silent));
-    assert!(attempts(&[1], 0).is_final(1, &silent));
-}
-
-#[test]
-fn an_answer_of_one_address_is_the_hosts() {
-    let mut two = attempts(&[1, 2], 1);
-    assert!(two.is_final(1, &CloseReason::WrongKey));
-    // Once one has connected, the others do not matter.
-    let mut won = attempts(&[1, 2], 0);
-    won.active = Some(2);
-    assert!(!won.is_final(1, &CloseReason::WrongKey));
-    assert!(won.is_final(2, &CloseReason::Done));
 }

@@ -7,7 +7,7 @@ use crate::net::udp::UdpPipe;
 use crate::session::event::CloseReason;
 use crate::transfer::job::FileId;
 use std::collections::VecDeque;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
 /// A train to send: session, address, segment size, bytes.
 type Out = (Option<SessionKey>, SocketAddr, Option<usize>, Vec<u8>);
@@ -305,24 +305,6 @@ fn the_way_back_of_one_echo_session_is_impaired_until_it_closes() {
     // A text that does not parse is the log's, not the loop's, trouble.
     driver.core_mut().events.push_back((2, Event::ImpairBack("loss=lots".into())));
     assert!(driver.poll_event().is_some());
-}
-
-#[test]
-fn a_muted_attempt_neither_sends_nor_receives() {
-    let (mut driver, address) = udp_driver(Script::default(), None);
-    let (muted, other) = (client(), client());
-    driver.mute(1, muted.local_addr().unwrap());
-    muted.send_to(b"m", address).unwrap();
-    other.send_to(b"o", address).unwrap();
-    turn_until(&mut driver, |core| !core.received.is_empty());
-    assert_eq!(driver.core().received, [(other.local_addr().unwrap(), b"o".to_vec())]);
-    let remote = other.local_addr().unwrap();
-    driver.core_mut().out.push_back((Some(1), remote, None, vec![1]));
-    driver.core_mut().out.push_back((Some(2), remote, None, vec![2]));
-    driver.flush(Duration::from_secs(5)).unwrap();
-    let mut buf = [0; 8];
-    assert_eq!(other.recv(&mut buf).unwrap(), 1);
-    assert_eq!(buf[0], 2);
 }
 
 #[test]

@@ -13,6 +13,7 @@ fn options(listen: &str, dir: &std::path::Path) -> ServerOptions {
         endpoint,
         sim: None,
         partial_ttl: None,
+        quota_bytes: None,
         trace: None,
         watch: WatchOptions::default(),
     }

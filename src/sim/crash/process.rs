@@ -57,7 +57,7 @@ impl Process {
         let mut nonce = [0; 8];
         nonce.copy_from_slice(&seed[..8]);
         let partial_ttl = config.server.is_some().then_some(PARTIAL_TTL);
-        let options = FileOptions { preallocate: seed[9] & 1 == 1, partial_ttl };
+        let options = FileOptions { preallocate: seed[9] & 1 == 1, partial_ttl, quota_bytes: None };
         Self {
             endpoint: Endpoint::new(config, seed, now),
             store: FileStore::over(disk.mount(), options, nonce, Encoder::default()),
@@ -159,6 +159,7 @@ impl World<'_> {
         let node = &mut self.nodes[i];
         let Some(p) = &mut node.process else { return Ok(false) };
         p.disk_at = None;
+        node.disk.tick(self.now);
         let mut done = Vec::new();
         if let Some((session, job)) = p.queue.pop_front() {
             p.unwritten = p.unwritten.saturating_sub(write_bytes(&job));

@@ -97,7 +97,7 @@ impl<'p> World<'p> {
         let start = Instant::now();
         let machine = |i: usize| Machine {
             addr: SocketAddr::from((Ipv4Addr::new(10, 0, 0, i as u8), PORT)),
-            disk: SimDisk::new(derive_seed(plan.seed, 100 + i as u64), plan.quirks[i]),
+            disk: SimDisk::new(derive_seed(plan.seed, 100 + i as u64), plan.quirks[i], start),
             process: None,
             start_at: Some(start + i.checked_sub(1).map_or(Duration::ZERO, |c| plan.tasks[c].start)),
             runs: 0,

@@ -11,7 +11,7 @@ use rand::RngExt;
 use rustix::io::Errno;
 use std::io;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The largest file that fits.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -73,6 +73,10 @@ impl Disk for Mount {
 
     fn wall_clock(&self) -> SystemTime {
         self.disk.state().now
+    }
+
+    fn now(&self) -> Instant {
+        self.disk.state().clock
     }
 }
 
@@ -288,6 +292,10 @@ impl FileOps for SimFile {
     fn free_bytes(&self) -> Option<u64> {
         let s = self.0.disk.state();
         s.capacity
+    }
+
+    fn push_out(&self, _offset: u64, _bytes: u64) {
+        // Whatever is dirty may reach the disk at any time.
     }
 
     fn allocate(&self, _bytes: u64) -> io::Result<()> {

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What a disk persists at once: a sector of the usual 512 bytes. Power may fail within one.
 const SECTOR: usize = 512;
@@ -127,6 +127,8 @@ struct State {
     next_handle: u64,
     next_change: u64,
     now: SystemTime,
+    /// The clock that never goes back.
+    clock: Instant,
     /// Counts processes: handles of earlier ones do nothing.
     process: u64,
     /// A crash came in the middle of an operation: nothing has any effect until somebody acts on it.
@@ -165,7 +167,7 @@ fn hidden(path: &[u8]) -> bool {
 
 impl SimDisk {
     /// An empty disk. The seed decides what of unsynced data survives a crash.
-    pub fn new(seed: u64, quirks: Quirks) -> Self {
+    pub fn new(seed: u64, quirks: Quirks, clock: Instant) -> Self {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECS);
         let mut state = State {
             inodes: BTreeMap::new(),
@@ -173,6 +175,7 @@ impl SimDisk {
             next_handle: 1,
             next_change: 0,
             now,
+            clock,
             process: 1,
             dead: None,
             open_files: 0,
@@ -203,6 +206,11 @@ impl SimDisk {
     /// Sets its clock.
     pub fn set_now(&self, now: Duration) {
         self.state().now = SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECS) + now;
+    }
+
+    /// Moves its clock that never goes back.
+    pub fn tick(&self, clock: Instant) {
+        self.state().clock = clock;
     }
 
     /// Adds faults; each names the operation, counted from now on, from which on it waits for its chance.

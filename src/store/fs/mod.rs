@@ -10,7 +10,7 @@ use crate::transfer::job::Meta;
 pub(crate) use rustix::fs::FileType;
 use std::fmt::Debug;
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What stands under a name, or behind a handle.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +64,8 @@ pub(crate) trait FileOps: Debug + Send + Sync {
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
     /// Bytes free for us on its file system; `None` if that is not told.
     fn free_bytes(&self) -> Option<u64>;
+    /// Has the system begin to write this part to the disk, without waiting for it; nothing is promised.
+    fn push_out(&self, offset: u64, bytes: u64);
     /// Sets aside room for `bytes`; its length stays.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
     /// Reads what comes next of a stream into the spare capacity of `buffer`: how much, 0 at its end; `None`: nothing
@@ -160,4 +162,6 @@ pub(crate) trait Disk: Debug + Send {
     fn open_local(&self, path: &[u8]) -> io::Result<Local>;
     /// What its clock says, by which the age of files is told.
     fn wall_clock(&self) -> SystemTime;
+    /// A clock that never goes back.
+    fn now(&self) -> Instant;
 }

@@ -9,15 +9,18 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom, Timespec};
+use rustix::fs::{
+    Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom, Timespec,
+};
 use rustix::fs::{Timestamps, fstat};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 const READ_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -102,6 +105,13 @@ impl FileOps for OwnedFd {
         // Some network file systems report no sizes at all.
         let stat = rustix::fs::fstatvfs(self).ok().filter(|stat| stat.f_blocks > 0)?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn push_out(&self, offset: u64, bytes: u64) {
+        // The advice not to keep pages makes Linux write the dirty ones, without waiting for them.
+        if let Some(bytes) = NonZeroU64::new(bytes) {
+            let _ = rustix::fs::fadvise(self, offset, Some(bytes), Advice::DontNeed);
+        }
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
@@ -280,5 +290,10 @@ impl Disk for RealDisk {
     #[allow(clippy::disallowed_methods, reason = "the age of files is told by the clock of the file system")]
     fn wall_clock(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the store is where the real clock is")]
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 }

@@ -15,6 +15,7 @@ use crate::transfer::job::{
 };
 use crate::wire::MAX_FILE_BYTES;
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// What is kept of an unfinished file.
@@ -37,6 +38,10 @@ pub(super) struct Sink {
     received: Received,
     meta: Meta,
     overwrite: Overwrite,
+    /// It stands under its name already: an earlier session of the request has brought it.
+    standing: bool,
+    /// What the chunks were when they were checked.
+    crcs: HashMap<u64, u32>,
     /// It began with an unknown size.
     stream: bool,
 }
@@ -52,12 +57,18 @@ struct WaitingEnd {
 #[derive(Debug, Default)]
 pub(super) struct Receiving {
     pub(super) plan: Option<DestPlan>,
+    /// An earlier session of the same request may have brought files already.
+    continued: bool,
     sinks: Files<Sink>,
     waiting: Vec<WaitingEnd>,
     scratch: Vec<Vec<u8>>,
 }
 
 impl Receiving {
+    pub(super) fn set_continued(&mut self) {
+        self.continued = true;
+    }
+
     pub(super) fn open_count(&self) -> usize {
         self.sinks.len()
     }
@@ -173,6 +184,33 @@ impl MemoryStore {
         (overwrite, no_resume): (Overwrite, bool),
         entry: BeginEntry,
     ) -> Result<Begun, StoreError> {
+        if let Some(content) = self.standing(session, &place, &entry) {
+            let layout = Layout { size: entry.size, chunk_size: entry.chunk_size.max(1) };
+            if let Some(inline) = entry.inline {
+                if inline.data == content {
+                    return Ok(Begun::Placed(Some(inline.sha256)));
+                }
+                return Err(exists(&entry.path));
+            }
+            let mut whole = RangeSet::default();
+            (0..layout.count()).for_each(|chunk| whole.insert(chunk));
+            let have = whole.ranges().to_vec();
+            let received = Received::new(layout, whole);
+            let (shown, data, meta) = (entry.path, content.to_vec(), entry.meta);
+            let sink = Sink {
+                place,
+                shown,
+                data,
+                received,
+                meta,
+                overwrite,
+                standing: true,
+                crcs: HashMap::new(),
+                stream: false,
+            };
+            self.receiving(session).sinks.insert(entry.file, sink);
+            return Ok(Begun::Open(have));
+        }
         self.may_place(&place, &entry.path, overwrite)?;
         if let Some(inline) = entry.inline {
             let digest = sha256(&inline.data);
@@ -219,9 +257,26 @@ impl MemoryStore {
         };
         let have = whole.ranges().to_vec();
         let received = Received::new(layout, whole);
-        let sink = Sink { place, shown: entry.path, data, received, meta: entry.meta, overwrite, stream };
+        let (shown, meta, crcs) = (entry.path, entry.meta, HashMap::new());
+        let sink = Sink { place, shown, data, received, meta, overwrite, standing: false, crcs, stream };
         self.receiving(session).sinks.insert(entry.file, sink);
         Ok(Begun::Open(have))
+    }
+
+    /// The contents of the file that stands there, if an earlier session of the request may have brought it.
+    fn standing(&mut self, session: SessionKey, place: &[u8], entry: &BeginEntry) -> Option<Bytes> {
+        if !self.receiving(session).continued {
+            return None;
+        }
+        match self.tree.get(place)? {
+            Node::File(content, meta)
+                if content.size() == entry.size
+                    && (meta.mtime_s, meta.mtime_ns) == (entry.meta.mtime_s, entry.meta.mtime_ns) =>
+            {
+                Some(content.read(0, entry.size as usize))
+            }
+            _ => None,
+        }
     }
 
     /// Whether a file or link may take this name.
@@ -293,7 +348,7 @@ impl MemoryStore {
         crc: u32,
         out: Out<'_>,
     ) {
-        let flip = self.faults.flip_chunk == Some(chunk);
+        let (flip, rot) = (self.faults.flip_chunk == Some(chunk), self.faults.rot_chunk);
         let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
         if sink.received.is_whole(chunk) {
             return out(Done::ChunkStored { file, chunk, ok: true });
@@ -306,8 +361,8 @@ impl MemoryStore {
             sink.data[range.start] ^= 1;
         }
         let ok = crc32(&sink.data[range.clone()]) == crc;
-        if ok {
-            sink.store(chunk, range);
+        if ok && sink.store(chunk, range, rot) {
+            self.faults.rot_chunk = None;
         }
         if flip {
             self.faults.flip_chunk = None;
@@ -326,7 +381,7 @@ impl MemoryStore {
         data: &Bytes,
         out: Out<'_>,
     ) {
-        let flip = self.faults.flip_chunk == Some(chunk);
+        let (flip, rot) = (self.faults.flip_chunk == Some(chunk), self.faults.rot_chunk);
         let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
         if sink.received.is_whole(chunk) {
             return out(Done::ChunkStored { file, chunk, ok: true });
@@ -353,12 +408,22 @@ impl MemoryStore {
         }
         let Some(sink) = self.receiving(session).sinks.get_mut(&file) else { return };
         sink.data[range.clone()].copy_from_slice(&plain);
-        sink.store(chunk, range);
+        if sink.store(chunk, range, rot) {
+            self.faults.rot_chunk = None;
+        }
         out(Done::ChunkStored { file, chunk, ok: true });
     }
 
     pub(super) fn commit(&mut self, session: SessionKey, file: FileId, sha256: [u8; 32], out: Out<'_>) {
-        let Some(sink) = self.receiving(session).sinks.remove(&file) else { return };
+        let Some(mut sink) = self.receiving(session).sinks.remove(&file) else { return };
+        if sink.finish().is_some_and(|value| value != sha256) {
+            let bad = sink.recheck();
+            if !bad.is_empty() {
+                bad.into_iter().for_each(|chunk| out(Done::ChunkStored { file, chunk, ok: false }));
+                self.receiving(session).sinks.insert(file, sink);
+                return;
+            }
+        }
         let result = self.commit_sink(sink, sha256);
         out(Done::Committed { file, result });
         self.release_ends(session, out);
@@ -371,6 +436,7 @@ impl MemoryStore {
                 return Err(refuse(StoreErrorKind::Io, &sink.shown, why));
             }
             Some(value) if value != sha256 => return Err(digest_mismatch(&sink.shown)),
+            Some(_) if sink.standing => return Ok(Some(sha256)),
             Some(_) => {}
         }
         self.no_link_above(&sink.place, &sink.shown)?;
@@ -398,7 +464,7 @@ impl MemoryStore {
     }
 
     pub(super) fn keep_partial(&mut self, sink: Sink) {
-        if sink.place.starts_with(SCRATCH_DIR) || sink.stream {
+        if sink.standing || sink.place.starts_with(SCRATCH_DIR) || sink.stream {
             return;
         }
         let whole = sink.received.whole().clone();
@@ -459,7 +525,10 @@ impl Sink {
         !self.stream || end <= capacity
     }
 
-    fn store(&mut self, chunk: u64, range: Range<usize>) {
+    /// `rot`: the chunk that loses a bit now, unless it is in the digest already; true if it did.
+    fn store(&mut self, chunk: u64, range: Range<usize>, rot: Option<u64>) -> bool {
+        self.crcs.insert(chunk, crc32(&self.data[range.clone()]));
+        let at = range.start;
         let data = &self.data;
         let read = |offset: u64, len: usize, buffer: &mut Vec<u8>| {
             buffer.clear();
@@ -467,6 +536,26 @@ impl Sink {
             Ok::<(), std::convert::Infallible>(())
         };
         let Ok(()) = self.received.stored(chunk, &data[range], read);
+        let rots = rot == Some(chunk) && self.received.hashed_bytes() <= at as u64;
+        self.data[at] ^= u8::from(rots);
+        rots
+    }
+
+    /// After a wrong digest: the chunks whose bytes are not those that were checked, now no longer whole.
+    fn recheck(&mut self) -> Vec<u64> {
+        let layout = self.received.layout;
+        let (mut whole, mut bad) = (RangeSet::default(), Vec::new());
+        for chunk in 0..layout.count() {
+            let range = extent(self, chunk).unwrap_or_default();
+            match self.crcs.get(&chunk) {
+                Some(crc) if crc32(&self.data[range]) != *crc => bad.push(chunk),
+                _ => whole.insert(chunk),
+            }
+        }
+        if !bad.is_empty() {
+            self.received = Received::new(layout, whole);
+        }
+        bad
     }
 
     fn finish(&mut self) -> Option<[u8; 32]> {

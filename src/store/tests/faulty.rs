@@ -6,6 +6,11 @@ use crate::sim::disk::{DiskFault, DiskFaultKind, Quirks, SimDisk};
 
 const KEY: SessionKey = 1;
 
+#[allow(clippy::disallowed_methods, reason = "an Instant cannot be made up: this one is only the origin")]
+fn sim_disk(quirks: Quirks) -> SimDisk {
+    SimDisk::new(1, quirks, std::time::Instant::now())
+}
+
 fn store(disk: &SimDisk) -> FileStore {
     FileStore::over(disk.mount(), FileOptions::default(), [7; 8], Encoder::default())
 }
@@ -52,7 +57,7 @@ fn committed(done: &[Done]) -> Vec<bool> {
 
 #[test]
 fn a_destination_made_by_a_killed_run_is_durable_when_the_next_one_is_done() {
-    let disk = SimDisk::new(1, Quirks::default());
+    let disk = sim_disk(Quirks::default());
     let mut first = store(&disk);
     run(&mut first, dest(Location::Jail(b"new/deep".to_vec())));
     disk.kill();
@@ -66,7 +71,7 @@ fn a_destination_made_by_a_killed_run_is_durable_when_the_next_one_is_done() {
 #[test]
 fn a_directory_whose_sync_failed_is_synced_with_what_comes_next() {
     for times in [1, 2] {
-        let disk = SimDisk::new(1, Quirks::default());
+        let disk = sim_disk(Quirks::default());
         let mut store = store(&disk);
         run(&mut store, dest(Location::Jail(b"new".to_vec())));
         disk.add_fault(DiskFault { at_op: 0, kind: DiskFaultKind::SyncError, times });
@@ -82,7 +87,7 @@ fn a_directory_whose_sync_failed_is_synced_with_what_comes_next() {
 
 #[test]
 fn what_comes_for_an_unusable_destination_fails_for_its_reason() {
-    let disk = SimDisk::new(1, Quirks::default());
+    let disk = sim_disk(Quirks::default());
     let mut store = store(&disk);
     disk.add_fault(DiskFault { at_op: 0, kind: DiskFaultKind::NoSpace, times: 1 });
     run(&mut store, dest(Location::Jail(b"new".to_vec())));
@@ -94,7 +99,7 @@ fn what_comes_for_an_unusable_destination_fails_for_its_reason() {
 
 #[test]
 fn echo_works_without_locks() {
-    let disk = SimDisk::new(1, Quirks { no_locks: true, ..Quirks::default() });
+    let disk = sim_disk(Quirks { no_locks: true, ..Quirks::default() });
     let mut store = store(&disk);
     let done = run(&mut store, dest(Location::Scratch(b"echo-1".to_vec())));
     assert!(matches!(done.as_slice(), [Done::DestSet(Ok(()))]), "{done:?}");
@@ -115,7 +120,7 @@ fn big(file: u64, mtime_s: i64) -> Job {
 
 #[test]
 fn two_writers_are_kept_apart_without_locks() {
-    let disk = SimDisk::new(1, Quirks { no_locks: true, ..Quirks::default() });
+    let disk = sim_disk(Quirks { no_locks: true, ..Quirks::default() });
     let mut store = store(&disk);
     let began = |store: &mut FileStore, session, job| {
         let mut done = Vec::new();
@@ -147,7 +152,7 @@ fn whole(store: &mut FileStore, session: SessionKey, file: u64, from: u64) -> Ve
 /// What a failed write-back has lost is written again by whoever goes on with the partial.
 #[test]
 fn a_partial_that_outlived_a_failed_sync_is_durable_when_it_gets_its_name() {
-    let disk = SimDisk::new(1, Quirks::default());
+    let disk = sim_disk(Quirks::default());
     let mut store = store(&disk);
     let mut done = Vec::new();
     for session in [1, 2] {

@@ -394,3 +394,28 @@ fn a_store_removes_stale_partials_when_it_opens() {
     drop(FileStore::open(&rig.jail(), ttl(0)).unwrap());
     assert!(rig.all().is_empty());
 }
+
+/// A chunk that was whole changes on the disk before it is in the digest, after a restart or within one run.
+#[test]
+fn a_chunk_that_changed_on_the_disk_is_found_and_comes_again() {
+    use std::os::unix::fs::FileExt;
+    let data = noise(1, SIZE);
+    for resumed in [true, false] {
+        let mut rig = if resumed { broken(&data, &[1, 2, 3]) } else { top() };
+        let (file, have) = begin(&mut rig, |_| {});
+        assert_eq!(have.len(), if resumed { 3 } else { 0 });
+        for chunk in (1..4).filter(|chunk| !have.contains(chunk)) {
+            rig.send_chunk(file, &data, chunk, false);
+        }
+        let disk = std::fs::OpenOptions::new().write(true).open(part(&rig)).unwrap();
+        disk.write_all_at(b"rot", 2 * u64::from(CHUNK) + 17).unwrap();
+        rig.send_chunk(file, &data, 0, false);
+        rig.send_chunk(file, &data, 4, false);
+        let done = rig.run_idle(Job::Commit { file, sha256: sha256(&data) });
+        assert!(matches!(done[..], [Done::ChunkStored { chunk: 2, ok: false, .. }]), "{done:?}");
+        rig.send_chunk(file, &data, 2, resumed);
+        rig.commit(file, &data).unwrap();
+        assert!(rig.data(NAME).unwrap() == data);
+        assert_eq!(rig.all().len(), 1, "{:?}", rig.all().keys());
+    }
+}

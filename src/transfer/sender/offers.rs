@@ -81,6 +81,13 @@ impl Sender {
 
     /// Takes in what a walk found; begins its digest if that is to be compared.
     pub(super) fn take_in(&mut self, entry: Result<SourceEntry, EntryError>) {
+        let (kind, path) = match &entry {
+            Ok(e) => (e.kind, &e.path),
+            Err(e) => (EntryKind::File, &e.path),
+        };
+        if self.settled.contains(kind, path) {
+            return;
+        }
         let mut hashed = None;
         if let Ok(e) = &entry
             && self.offers.with_digest

@@ -124,6 +124,13 @@ impl Sender {
         self.release(r.slot);
     }
 
+    /// Sends this segment again before all others.
+    pub fn on_urgent(&mut self, r: &SegmentRef) {
+        if self.is_wanted(r) {
+            self.repairs.push_front(*r);
+        }
+    }
+
     /// A packet with this segment was lost.
     pub fn on_lost(&mut self, r: &SegmentRef) {
         if self.is_wanted(r) {

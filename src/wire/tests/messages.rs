@@ -196,7 +196,8 @@ fn random_request(rng: &mut StdRng) -> Request {
 
 fn random_message(rng: &mut StdRng) -> Message {
     let file = FileId(random_varint(rng, 1 << 48));
-    match rng.random_range(0..11) {
+    match rng.random_range(0..12) {
+        11 => Message::Continue,
         0 => Message::Request { client_id: "née".into(), request: random_request(rng) },
         1 | 2 => Message::Entry(Box::new(random_entry(rng))),
         3 => Message::EntryFailed { path: random_path(rng), error: random_error(rng) },
@@ -267,7 +268,10 @@ fn damaged_messages_never_panic() {
 
 #[test]
 fn extensions_are_skipped_and_unknown_messages_refused() {
-    let stream = raw(FIRST_EXTENSION, b"whatever");
+    // The first of them is known: CONTINUE.
+    assert!(matches!(Message::decode(&raw(FIRST_EXTENSION, b"")), Ok(Some((Some(Message::Continue), _)))));
+    assert!(matches!(Message::decode(&raw(FIRST_EXTENSION, b"x")), Err(WireError::Trailing)));
+    let stream = raw(FIRST_EXTENSION + 1, b"whatever");
     assert!(matches!(Message::decode(&stream), Ok(Some((None, 11)))));
     assert!(matches!(Message::decode(&raw(32, b"")), Err(WireError::UnknownType(32))));
     assert!(matches!(Message::decode(&raw(4, b"x")), Err(WireError::Trailing)));
