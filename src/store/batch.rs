@@ -11,6 +11,7 @@ use super::error::from_io;
 use super::fs::File;
 use super::jail::{DirHandle, Preserve, permitted_mode};
 use super::partial::Staged;
+use super::quota::disk_bytes;
 use crate::transfer::job::{Done, FileId, Meta, Overwrite, StoreError};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -159,18 +160,23 @@ impl Batch {
             || self.locked >= MAX_LOCKED
     }
 
-    /// Drops what a session has waiting.
-    pub(crate) fn drop_session(&mut self, session: SessionKey) {
+    /// Drops what a session has waiting; returns what stays as partials, and what that takes on the disk.
+    pub(crate) fn drop_session(&mut self, session: SessionKey) -> Vec<(FileId, u64)> {
+        let mut kept = Vec::new();
         self.pending.retain(|entry| {
-            // A sealed big file stays as a partial: its bytes came at a price.
-            if entry.session == session
-                && let What::Publish { staged, locked: false, .. } = &entry.what
-            {
-                staged.discard();
+            match &entry.what {
+                _ if entry.session != session => return true,
+                What::Publish { staged, locked: false, .. } => staged.discard(),
+                // A sealed big file stays as a partial: its bytes came at a price.
+                What::Publish { handle: Some(file), .. } => {
+                    kept.push((entry.file, file.stat().map_or(0, |stat| disk_bytes(&stat))));
+                }
+                _ => {}
             }
-            entry.session != session
+            false
         });
         self.locked = self.pending.iter().filter(|e| e.is_locked()).count();
+        kept
     }
 
     /// Syncs, names, syncs, answers. `full`: more is queued, so that the next batch may be larger.
