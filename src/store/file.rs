@@ -178,7 +178,6 @@ impl FileStore {
     }
 
     /// Bytes that count against the quota, if there is one.
-    #[cfg(test)]
     pub(crate) fn quota_used_bytes(&self) -> Option<u64> {
         self.quota.as_ref().map(Quota::used_bytes)
     }

@@ -16,7 +16,7 @@ pub mod memory;
 pub(crate) mod names;
 mod partial;
 mod pipe;
-mod quota;
+pub(crate) mod quota;
 mod scratch;
 mod sink;
 mod source;

@@ -143,7 +143,6 @@ impl Quota {
     }
 
     /// Bytes counted as used.
-    #[cfg(test)]
     pub(crate) fn used_bytes(&self) -> u64 {
         self.used_bytes
     }

@@ -65,6 +65,10 @@ pub struct Coverage {
     pub runs: u64,
     /// Chunks that a resumed file did not need again.
     pub resumed_chunks: u64,
+    /// Commands that went on with what an earlier run had begun.
+    pub continued: u64,
+    /// Chunks whose checksum did not fit, when they came or when the file was to be finished.
+    pub refused_chunks: u64,
     /// Files that somebody was told to be safe.
     pub promises: u64,
     /// Errors reported.
@@ -107,7 +111,7 @@ impl Coverage {
     }
 
     /// What the runs did beside.
-    pub fn work(&self) -> [(&'static str, u64); 8] {
+    pub fn work(&self) -> [(&'static str, u64); 10] {
         [
             ("steps", self.steps),
             ("datagrams", self.datagrams),
@@ -115,6 +119,8 @@ impl Coverage {
             ("processes started", self.runs),
             ("files delivered", self.promises),
             ("chunks resumed", self.resumed_chunks),
+            ("commands that went on (CONTINUE)", self.continued),
+            ("chunks that had to come again", self.refused_chunks),
             ("errors reported", self.reported_errors),
             ("virtual seconds", self.virtual_ms / 1000),
         ]
@@ -142,6 +148,8 @@ impl Coverage {
             (&mut self.jobs, o.jobs),
             (&mut self.runs, o.runs),
             (&mut self.resumed_chunks, o.resumed_chunks),
+            (&mut self.continued, o.continued),
+            (&mut self.refused_chunks, o.refused_chunks),
             (&mut self.promises, o.promises),
             (&mut self.reported_errors, o.reported_errors),
             (&mut self.virtual_ms, o.virtual_ms),

@@ -64,8 +64,6 @@ pub(super) struct Causes {
     pub(super) stopped: bool,
     pub(super) server_stopped: bool,
     pub(super) slow: bool,
-    /// The client got another address in this run before it was heard: docs/SIMULATION.md, "Open findings".
-    pub(super) moved: bool,
     /// Checked bytes of a partial have rotted before they were hashed.
     pub(super) rotten: bool,
     /// Another client writes to the same names.
@@ -367,7 +365,8 @@ fn same_meta(a: Meta, b: Meta) -> bool {
 
 impl Causes {
     /// Whether something has happened that explains the failure of a file.
-    pub(super) fn explain(&self, error: &StoreError) -> Result<(), String> {
+    /// `continued`: a run that goes on with what an earlier one has begun, from a source that nobody has changed.
+    pub(super) fn explain(&self, error: &StoreError, continued: bool) -> Result<(), String> {
         use StoreErrorKind as K;
         let explained = match error.kind {
             K::Io => self.disks.io_errors() > 0 || self.dest_removed,
@@ -381,8 +380,8 @@ impl Causes {
                 self.source_removed || self.dest_removed || self.source_changed || unmade
             }
             // A server that was killed, or could not be heard, before its first answer arrived may have begun already.
-            K::Exists => self.runs > 1 || self.rival || self.server_gone || self.moved,
-            K::Busy => self.runs > 1 || self.rival || self.moved,
+            K::Exists => self.rival || !continued && (self.runs > 1 || self.server_gone),
+            K::Busy => self.runs > 1 || self.rival,
             K::WrongKind => self.two_names,
             K::Permission | K::NameTooLong | K::Forbidden | K::Limit => false,
         };
@@ -396,13 +395,13 @@ impl Causes {
             CloseReason::Unreachable { .. } | CloseReason::TimedOut { .. } => {
                 self.link || self.server_gone || self.slow
             }
-            CloseReason::PeerClosed(_) => self.server_stopped || self.moved,
-            CloseReason::Protocol(_) => self.moved,
+            CloseReason::PeerClosed(_) => self.server_stopped,
             CloseReason::Interrupted => self.stopped,
             CloseReason::Refused(_) => {
                 self.disks.io_errors() + self.disks.no_space + self.disks.quota > 0 || self.dest_removed
             }
-            CloseReason::RetriesExhausted { .. }
+            CloseReason::Protocol(_)
+            | CloseReason::RetriesExhausted { .. }
             | CloseReason::WrongKey
             | CloseReason::SecurityMismatch(_) => false,
         };

@@ -226,6 +226,10 @@ pub struct Plan {
     pub quirks: Vec<Quirks>,
     /// The longest time that a job takes on a disk.
     pub disk_delay: Duration,
+    /// A command that is run again says that it goes on with what its last run has begun (CONTINUE).
+    pub continues: bool,
+    /// What the server's directory may take, if that is bounded: enough for everything, so that only counting can fail.
+    pub quota_bytes: Option<u64>,
     /// What goes wrong, in order.
     pub faults: Vec<Fault>,
     /// From then on nothing goes wrong any more.
@@ -234,6 +238,8 @@ pub struct Plan {
 
 /// The whole of a run's faults lies in this time; transfers take about as long.
 const ACTIVE: Duration = Duration::from_secs(8);
+/// Of a quota: the largest tasks of three clients, several times.
+const ENOUGH_BYTES: u64 = 16 << 20;
 /// Faults end so long after the last of them.
 const AFTERMATH: Duration = Duration::from_secs(4);
 
@@ -270,6 +276,10 @@ impl Plan {
         let count = pick(&mut r, &[1, 2, 3, 4, 6, 9]);
         let mut faults: Vec<Fault> = (0..count).map(|_| fault(&mut r, &tasks)).collect();
         faults.sort_by_key(|f| f.at);
+        // One more stream, for the same reason.
+        let mut r = Xoshiro256PlusPlus::seed_from_u64(derive_seed(seed, 902));
+        let continues = r.random_range(0..2) == 0;
+        let quota_bytes = (r.random_range(0..2) == 0).then_some(ENOUGH_BYTES);
         let last = faults.iter().map(|f| f.at).max().unwrap_or_default();
         Self {
             seed,
@@ -280,6 +290,8 @@ impl Plan {
             link,
             quirks,
             disk_delay,
+            continues,
+            quota_bytes,
             faults,
             heal_at: last + AFTERMATH,
         }

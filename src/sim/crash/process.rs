@@ -53,11 +53,17 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(config: EndpointConfig, seed: [u8; 32], now: Instant, disk: &SimDisk) -> Self {
+    pub(super) fn new(
+        config: EndpointConfig,
+        seed: [u8; 32],
+        now: Instant,
+        disk: &SimDisk,
+        quota_bytes: Option<u64>,
+    ) -> Self {
         let mut nonce = [0; 8];
         nonce.copy_from_slice(&seed[..8]);
         let partial_ttl = config.server.is_some().then_some(PARTIAL_TTL);
-        let options = FileOptions { preallocate: seed[9] & 1 == 1, partial_ttl, quota_bytes: None };
+        let options = FileOptions { preallocate: seed[9] & 1 == 1, partial_ttl, quota_bytes };
         Self {
             endpoint: Endpoint::new(config, seed, now),
             store: FileStore::over(disk.mount(), options, nonce, Encoder::default()),
@@ -74,6 +80,11 @@ impl Process {
             stolen: BTreeMap::new(),
             labels: BTreeMap::new(),
         }
+    }
+
+    /// Bytes that count against the quota, if there is one.
+    pub(super) fn quota_used_bytes(&self) -> Option<u64> {
+        self.store.quota_used_bytes()
     }
 
     pub(super) fn next_time(&mut self) -> Option<Instant> {
@@ -210,6 +221,7 @@ impl World<'_> {
                 Done::Began { file, result: Ok(have) } => {
                     self.model.on_began((i, session, *file), have, disk, troubles, steady)?;
                 }
+                Done::ChunkStored { ok: false, .. } => self.coverage.refused_chunks += 1,
                 Done::ChunkStored { file, chunk, ok: true } => {
                     self.model.on_chunk((i, session, *file), *chunk, disk, steady)?;
                 }
@@ -282,9 +294,7 @@ impl World<'_> {
                     let c = &self.nodes[*client];
                     c.runs == *run && (c.process.is_some() || c.start_at.is_some())
                 });
-                // So may one that got another address before it was heard: the first answer went to the old one.
-                let moved = present.is_some_and(|(client, _)| self.causes[client].moved);
-                if before.is_some_and(|before| present.is_none() || before == life && !moved) {
+                if before.is_some_and(|before| present.is_none() || before == life) {
                     return Err(format!("the server has admitted {client_id} twice"));
                 }
             }
@@ -378,7 +388,8 @@ impl World<'_> {
         self.coverage.reported_errors += 1;
         self.say(|| format!("node {i}: session {session}: {error}"));
         if let Some((client, run)) = self.run_of(i, session) {
-            self.causes_of(client, run).explain(&error).map_err(|e| format!("node {i}: {e}"))?;
+            let continued = self.is_continued(client, run);
+            self.causes_of(client, run).explain(&error, continued).map_err(|e| format!("node {i}: {e}"))?;
         }
         if let Some(p) = &mut self.nodes[i].process
             && p.key == Some(session)

@@ -4,7 +4,6 @@
 
 use super::model::Version;
 use super::plan::{Fault, Hostile, LinkFault, Mutation, NodeId, What};
-use super::process::Process;
 use super::world::{IDLE, World};
 use crate::impair::Profile;
 use crate::transfer::job::Meta;
@@ -110,8 +109,6 @@ impl World<'_> {
             What::Move { client } => {
                 let addr = &mut self.nodes[client].addr;
                 addr.set_port(addr.port() + 1000);
-                let waits = |p: &Process| p.key.is_some_and(|key| !p.stolen.contains_key(&key));
-                self.causes[client].moved |= self.nodes[client].process.as_ref().is_some_and(waits);
                 self.coverage.moves += 1;
             }
             What::Clock { node, by_secs } => {

@@ -8,14 +8,17 @@ use super::process::Process;
 use super::{Coverage, Outcome};
 use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig};
 use crate::impair::{Impairment, derive_seed};
+use crate::session::rival::Handover;
 use crate::sim::disk::SimDisk;
 use crate::store::names::join;
 use crate::transfer::Request;
+use crate::transfer::confirmed::Confirmed;
 use crate::transfer::job::{Dest, Location, Meta, Overwrite, SourceRoot};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, RngExt, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The server's port.
@@ -377,7 +380,7 @@ impl<'p> World<'p> {
         self.nodes[i].runs += 1;
         let runs = self.nodes[i].runs;
         if i > 0 {
-            (self.causes[i].runs, self.causes[i].moved) = (runs, false);
+            self.causes[i].runs = runs;
             self.run_began.insert((i, runs), self.now);
             if !self.plan.tasks[i - 1].same_port {
                 self.nodes[i].addr.set_port(PORT + 7 * (runs as u16 % 5000));
@@ -386,7 +389,8 @@ impl<'p> World<'p> {
         self.say(|| format!("node {i}: run {runs}"));
         let mut seed = [0; 32];
         self.nodes[i].rng.fill_bytes(&mut seed);
-        let process = Process::new(self.config(i), seed, self.now, &self.nodes[i].disk);
+        let quota = self.plan.quota_bytes.filter(|_| i == 0);
+        let process = Process::new(self.config(i), seed, self.now, &self.nodes[i].disk, quota);
         self.nodes[i].process = Some(process);
         if self.crash_if_dead(i)? {
             return Ok(());
@@ -425,9 +429,18 @@ impl<'p> World<'p> {
                 (request, local(), Some(down(b"received_")))
             }
         };
-        let (now, server) = (self.now, self.nodes[0].addr);
+        let (now, server, runs) = (self.now, self.nodes[0].addr, self.nodes[client].runs);
         if let Some(p) = &mut self.nodes[client].process {
-            p.key = Some(p.endpoint.connect(now, server, request, roots, dest));
+            let session = if self.plan.continues && runs > 1 {
+                let session = p.endpoint.reach(now, server, request.clone());
+                let settled = Arc::new(Confirmed::default());
+                p.endpoint.release(now, session, Handover { request, roots, dest, settled });
+                self.coverage.continued += 1;
+                session
+            } else {
+                p.endpoint.connect(now, server, request, roots, dest)
+            };
+            p.key = Some(session);
         }
     }
 
@@ -474,12 +487,27 @@ impl<'p> World<'p> {
                 return Err("the server counts wrong keys, and there were none".into());
             }
         }
+        self.check_quota()?;
         for i in 0..self.nodes.len() {
             self.nodes[i].disk.power_cut();
             self.nodes[i].process = None;
             self.model.check_disk(i, &self.nodes[i].disk)?;
         }
         Ok(())
+    }
+
+    /// What a quota counts is never less than what is there, unless removing something has failed or a user has been at it.
+    fn check_quota(&self) -> Result<(), String> {
+        let server = &self.nodes[0];
+        let counted = server.process.as_ref().and_then(Process::quota_used_bytes);
+        let (there, c) = (server.disk.used_bytes(), server.disk.counters());
+        let excused = c.io_errors() > 0 || self.coverage.mutations + self.coverage.removed_dirs > 0;
+        match counted.filter(|_| !excused) {
+            Some(counted) if counted < there => {
+                Err(format!("the quota counts {counted} bytes, and there are {there}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn outcome(mut self, result: Result<(), String>) -> Outcome {
@@ -524,6 +552,11 @@ impl<'p> World<'p> {
             (causes.source_changed, causes.source_removed) = (false, false);
         }
         causes
+    }
+
+    /// True if a run goes on with what earlier ones have begun, and nobody has ever changed the source.
+    pub(super) fn is_continued(&self, client: NodeId, run: u32) -> bool {
+        self.plan.continues && run > 1 && !self.mutated_at.contains_key(&client)
     }
 
     /// True if nobody has changed the source since this run began. A source that comes back when everything heals

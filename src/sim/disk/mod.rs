@@ -22,6 +22,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// What a disk persists at once: a sector of the usual 512 bytes. Power may fail within one.
 const SECTOR: usize = 512;
+/// What files take on the disk comes in blocks of the usual 4 KiB.
+const BLOCK: usize = 4096;
 /// The root's inode number.
 const ROOT: Ino = 1;
 /// Where the clocks of all disks start: some day in 2023.
@@ -282,6 +284,15 @@ impl SimDisk {
         self.state().find(path)
     }
 
+    /// What all files but journals take, hidden ones included.
+    pub fn used_bytes(&self) -> u64 {
+        let files = self.files();
+        let files = files.iter().filter(|path| !path.ends_with(crate::store::names::JOURNAL_SUFFIX));
+        let s = self.state();
+        let stats = files.filter_map(|path| s.stat(s.find(path)?).ok());
+        stats.map(|stat| crate::store::quota::disk_bytes(&stat)).sum()
+    }
+
     /// Whether there is such a file.
     pub fn has(&self, path: &[u8]) -> bool {
         self.state().find(path).is_some()
@@ -484,7 +495,7 @@ impl State {
             links,
             meta: inode.meta,
             changed: inode.changed,
-            allocated_bytes: inode.data.len() as u64,
+            allocated_bytes: inode.data.len().div_ceil(BLOCK) as u64 * BLOCK as u64,
         })
     }
 
