@@ -25,20 +25,28 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// The regular file `name`, if it has this size and mtime.
+    /// The regular file `name`, if it has this size and mtime. What cannot be told by looking is an error, unless we
+    /// may not look.
     pub(crate) fn find(
         dir: &Arc<DirHandle>,
         name: &[u8],
         (size, meta): (u64, &Meta),
         shown: &[u8],
-    ) -> Option<Self> {
-        let file = dir.open_file(name).ok()?;
-        let stat = file.stat().ok()?;
+    ) -> io::Result<Option<Self>> {
+        let file = match dir.open_file(name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+            Err(error) => {
+                let is_file = dir.stat(name).is_ok_and(|stat| stat.kind == FileType::RegularFile);
+                return if is_file { Err(error) } else { Ok(None) };
+            }
+        };
+        let stat = file.stat()?;
         let found = stat.meta;
         let same = stat.kind == FileType::RegularFile
             && stat.size == size
             && (found.mtime_s, found.mtime_ns) == (meta.mtime_s, meta.mtime_ns);
-        same.then(|| Self { file, size, dir: Arc::clone(dir), shown: shown.to_vec() })
+        Ok(same.then(|| Self { file, size, dir: Arc::clone(dir), shown: shown.to_vec() }))
     }
 
     /// Whether its contents have this SHA-256.

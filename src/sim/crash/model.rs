@@ -164,7 +164,9 @@ impl Model {
         let from = (chunk * incoming.chunk_size) as usize;
         let to = (from + incoming.chunk_size as usize).min(version.bytes.len());
         let wanted = version.bytes.get(from..to).ok_or("a chunk beyond the end was stored")?;
-        if incoming.partial.is_some() && !disk.holds(&partial, from, wanted) {
+        // What an earlier run has brought counts as whole where it stands, beside the partial of yet another run.
+        let there = || disk.holds(&partial, from, wanted) || disk.holds(&incoming.place.1, from, wanted);
+        if incoming.partial.is_some() && !there() {
             return Err(format!("chunk {chunk} of {} counts as whole, and is not", text(&incoming.place.1)));
         }
         Ok(())

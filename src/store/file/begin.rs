@@ -214,8 +214,8 @@ impl FileStore {
         if digest != inline.sha256 || inline.data.len() as u64 != entry.size {
             return Err(digest_mismatch(&entry.path));
         }
-        if let Some(standing) = self.standing(session, &dir, name, &entry)
-            && standing.has_digest(&digest).unwrap_or(false)
+        if let Some(standing) = self.standing(session, &dir, name, &entry)?
+            && standing.has_digest(&digest).map_err(|e| from_io(&entry.path, "cannot be read", &e))?
         {
             self.batch.add(session, entry.file, entry.path, What::Same { parent: dir, digest }, 0);
             return Ok(());
@@ -254,7 +254,7 @@ impl FileStore {
             return Err(busy(&shown));
         }
         let name = split_last(place).1;
-        if let Some(standing) = self.standing(session, &dir, name, &entry) {
+        if let Some(standing) = self.standing(session, &dir, name, &entry)? {
             self.session(session).standing.insert(entry.file, standing);
             return Ok(());
         }

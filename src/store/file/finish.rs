@@ -73,9 +73,12 @@ impl FileStore {
         dir: &Arc<DirHandle>,
         name: &[u8],
         entry: &BeginEntry,
-    ) -> Option<Standing> {
-        let continued = self.session(session).continued;
-        continued.then(|| Standing::find(dir, name, (entry.size, &entry.meta), &entry.path)).flatten()
+    ) -> Result<Option<Standing>, StoreError> {
+        if !self.session(session).continued {
+            return Ok(None);
+        }
+        Standing::find(dir, name, (entry.size, &entry.meta), &entry.path)
+            .map_err(|e| from_io(&entry.path, "cannot be read", &e))
     }
 
     pub(super) fn commit(&mut self, session: SessionKey, file: FileId, sha256: [u8; 32], done: &mut Answers) {
