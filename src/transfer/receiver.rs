@@ -7,11 +7,11 @@ use super::job::{
     UNKNOWN_SIZE,
 };
 use super::sender::{MAX_STREAMED, MAX_UNRESOLVED};
-use crate::arq::rangeset::RangeSet;
 use crate::session::event::{Direction, Event};
 use crate::session::refusal::{Refusal, Refusals};
 use crate::wire::MAX_HAVE_RANGES;
 use crate::wire::message::Message;
+use incoming::{Assembly, Incoming};
 use offers::Offers;
 use removal::Removal;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -19,6 +19,7 @@ use std::ops::Range;
 use streams::most_of_stream;
 
 mod assembly;
+mod incoming;
 mod offers;
 mod removal;
 mod streams;
@@ -27,9 +28,6 @@ mod streams;
 pub const MAX_OPEN_CHUNKS: usize = 4096;
 /// Segments that came before their manifest entry are kept up to this many bytes.
 pub const MAX_EARLY_BYTES: usize = 2 << 20;
-/// Most stretches of stored chunks in one file: a sender goes through it in order, so an honest one leaves as many gaps as
-/// it has chunks in flight. Beyond, only chunks beside stored ones are taken.
-const MAX_STORED_RANGES: usize = 65_536;
 /// How often an entry's path is kept while it waits for the store: in its job, beside its chunks, for its event.
 const PATH_COPIES: u64 = 3;
 /// What one entry, chunk or early segment costs beside its bytes, for the budget.
@@ -44,88 +42,6 @@ pub enum Accept {
     NotNow,
     /// It contradicts the manifest.
     Violation(&'static str),
-}
-
-#[derive(Debug)]
-struct Assembly {
-    generation: u32,
-    encoded: Option<(ChunkCodec, u32)>,
-    received: RangeSet,
-    crc32: Option<u32>,
-    data: Vec<u8>,
-}
-
-impl Assembly {
-    /// Bytes in memory that have arrived (raw chunks are written as they come).
-    fn assembled_bytes(&self) -> u64 {
-        if self.encoded.is_some() { self.received.len() } else { 0 }
-    }
-}
-
-#[derive(Debug)]
-struct Incoming {
-    path: Vec<u8>,
-    kind: EntryKind,
-    size: u64,
-    chunk_size: u32,
-    inline_bytes: u64,
-    open: HashMap<u64, Assembly>,
-    /// Chunks that the store checks: their generation, and the encoded bytes on their way there.
-    finishing: HashMap<u64, (u32, u64)>,
-    /// Bytes of this file on their way to the store.
-    queued_bytes: u64,
-    stored: RangeSet,
-    /// The least generation wanted of chunks that came wrong.
-    wanted_generation: HashMap<u64, u32>,
-    digest: Option<[u8; 32]>,
-    commit_asked: bool,
-    /// A stream of which the end is not known yet; `size` is then the most that it can have.
-    open_ended: bool,
-    /// The chunk of a stream that came shorter than the others, which can only be its last, and its length.
-    short: Option<(u64, u64)>,
-    counted_bytes: u64,
-}
-
-impl Incoming {
-    /// An entry that is settled by one answer of the store.
-    fn settled_by_store(path: Vec<u8>, kind: EntryKind, size: u64, inline_bytes: u64) -> Self {
-        Self {
-            path,
-            kind,
-            size,
-            chunk_size: 0,
-            inline_bytes,
-            open: HashMap::new(),
-            finishing: HashMap::new(),
-            queued_bytes: 0,
-            stored: RangeSet::new(),
-            wanted_generation: HashMap::new(),
-            digest: None,
-            commit_asked: false,
-            open_ended: false,
-            short: None,
-            counted_bytes: size,
-        }
-    }
-
-    fn is_chunked(&self) -> bool {
-        self.chunk_size > 0
-    }
-
-    fn chunk_count(&self) -> u64 {
-        if self.is_chunked() { self.size.div_ceil(self.chunk_size.into()) } else { 0 }
-    }
-
-    /// Whether one more stored chunk, here, would be one stretch too many.
-    fn is_scattered(&self, chunk: u64) -> bool {
-        self.stored.range_count() >= MAX_STORED_RANGES
-            && chunk > 0
-            && !self.stored.touches(&(chunk..chunk + 1))
-    }
-
-    fn plain_bytes(&self, chunk: u64) -> u64 {
-        (self.size - chunk * u64::from(self.chunk_size)).min(self.chunk_size.into())
-    }
 }
 
 /// What may be received: the destination may hold more than what was asked for, such as the start-up files of a shell.
