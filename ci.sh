@@ -116,7 +116,24 @@ else
     skipped=1
 fi
 
+step "crashes, disk faults, bad links, strangers: a sweep over seeds"
+if cargo run --locked --quiet --example crash_sweep -- --seeds 2000 2>&1 | tee "$log"; then
+    passed=$((passed + 1))
+else
+    failed=$((failed + 1)) status=1
+fi
+
 if $long; then
+    step "planted bugs are found"
+    if tests/planted-bugs.sh; then passed=$((passed + 1)); else failed=$((failed + 1)) status=1; fi
+
+    step "long sweep: crashes and faults with other seeds"
+    if cargo run --locked --quiet --release --example crash_sweep -- --seeds 200000 --from 1000000; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1)) status=1
+    fi
+
     step "long sweeps: the simulated matrix with other seeds"
     for seed in {1..40}; do
         echo "-- FULMAR_SEED=${seed}000000"

@@ -57,3 +57,18 @@ pub use api::sans_io;
 pub use api::server::{Server, ServerSettings};
 pub use api::{Error, ErrorKind, Key, Stop};
 pub use transfer::job::{Compression, EntryKind};
+
+/// Whether a bug is planted here, to prove that the crash simulation finds it: never, but in a build with
+/// `--cfg planted`, when the variable `FULMAR_PLANTED` names it. See docs/SIMULATION.md, "Planted bugs".
+#[cfg(planted)]
+pub(crate) fn planted(bug: &str) -> bool {
+    static WANTED: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("FULMAR_PLANTED").ok());
+    WANTED.as_deref() == Some(bug)
+}
+
+/// No bug is planted in this build.
+#[cfg(not(planted))]
+pub(crate) const fn planted(_bug: &str) -> bool {
+    false
+}

@@ -53,9 +53,16 @@ impl SealKeys {
         self.confirmed |= number >= self.first_number;
     }
 
-    /// True once it is time to update, and possible.
-    pub fn update_due(&self) -> bool {
-        self.keys.is_encrypted() && self.confirmed && self.sealed_packets >= UPDATE_NOW_AFTER
+    /// True once it is time to update, and possible: after so many packets, or the usual number.
+    pub fn update_due(&self, after_packets: Option<u64>) -> bool {
+        let after = after_packets.unwrap_or(UPDATE_NOW_AFTER);
+        self.keys.is_encrypted() && self.confirmed && self.sealed_packets >= after
+    }
+
+    /// What somebody has who reads these keys in memory; the first packet of their generation; and whether the peer
+    /// has them too. For a simulated attacker, who comes back with them when they are stale.
+    pub(crate) fn copied(&self) -> (PacketKeys, u64, bool) {
+        (self.keys.same_generation(), self.first_number, self.confirmed)
     }
 
     /// True when these keys may seal nothing more (the peer has acknowledged nothing for 2^22 packets): the session
@@ -134,6 +141,7 @@ impl OpenKeys {
         let keys = match &self.previous {
             _ if same => &self.current,
             Some(previous) if late => previous,
+            Some(previous) if crate::planted("stale_key") => previous,
             _ => &self.next,
         };
         let opened = keys.open(number, header, sealed);
@@ -145,7 +153,7 @@ impl OpenKeys {
                     self.previous = None;
                 }
             }
-            Ok(_) if late && self.previous.is_some() => {}
+            Ok(_) if (late || crate::planted("stale_key")) && self.previous.is_some() => {}
             Ok(_) => self.follow(number),
         }
         opened

@@ -13,7 +13,7 @@ use crate::wire::packet::{ProtectedHeader, strip_trailer};
 use crate::wire::{Cid, VERSION};
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -111,10 +111,12 @@ pub(super) struct Admission {
     half_open: HashMap<Cid, HalfOpen>,
     by_client: HashMap<(Cid, SocketAddr), Cid>,
     order: VecDeque<(Instant, Cid)>,
-    /// Peers that have a session, as their Hellos named them: a late copy of a Hello asks for nothing new.
-    live: HashSet<(Cid, SocketAddr)>,
+    /// Peers that have a session, as their Hellos named them, with the addresses that the Replies went to: a late copy of
+    /// a Hello asks for nothing new, nor does one from another address, where a client may be by now that has heard
+    /// nothing of its session yet.
+    live: HashMap<Cid, SocketAddr>,
     /// Those of them whose session is over; forgotten then.
-    gone: VecDeque<(Instant, (Cid, SocketAddr))>,
+    gone: VecDeque<(Instant, Cid)>,
     /// The last packet of a handshake came then.
     heard_at: Instant,
     cookie_key: CookieKey,
@@ -136,7 +138,7 @@ impl Admission {
             half_open: HashMap::new(),
             by_client: HashMap::new(),
             order: VecDeque::new(),
-            live: HashSet::new(),
+            live: HashMap::new(),
             gone: VecDeque::new(),
             heard_at: now,
             cookie_key: CookieKey::new(key),
@@ -195,7 +197,7 @@ impl Admission {
             (h.repeated, h.replied_at) = (true, now);
             return Some(Reply { attempt: hello.attempt, ..h.reply.clone() }.encode());
         }
-        if self.live.contains(&(hello.client_cid, remote)) {
+        if self.live.contains_key(&hello.client_cid) {
             self.refusals.count(Refusal::Conflict);
             return None;
         }
@@ -359,13 +361,18 @@ impl Admission {
             let text = "the key is not this server's";
             return Err(self.reject(now, remote, client_cid, RejectCode::WrongKey, text));
         }
+        // It answered two Replies, to two addresses: the session that it has already will find it at the new one.
+        if self.live.get(&client_cid).is_some_and(|first| *first != remote) {
+            self.refusals.count(Refusal::Conflict);
+            return Err(None);
+        }
         if !room {
             self.refusals.count(Refusal::Busy);
             return Err(self.reject(now, remote, client_cid, RejectCode::Busy, BUSY));
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
         self.by_client.remove(&(h.client_cid, h.remote));
-        self.live.insert((h.client_cid, h.remote));
+        self.live.insert(h.client_cid, h.remote);
         self.guessers.remove(&network_of(h.remote.ip()));
         Ok(Admitted {
             server_cid: header.cid,
@@ -380,8 +387,8 @@ impl Admission {
     }
 
     /// The session of this peer is over. A copy of its Hello may still be on its way.
-    pub(super) fn ended(&mut self, client_cid: Cid, remote: SocketAddr) {
-        self.gone.push_back((self.heard_at + HALF_OPEN_LIFETIME, (client_cid, remote)));
+    pub(super) fn ended(&mut self, client_cid: Cid) {
+        self.gone.push_back((self.heard_at + HALF_OPEN_LIFETIME, client_cid));
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {

@@ -53,6 +53,8 @@ pub struct SessionConfig {
     pub client_id: String,
     /// Largest datagram to try (UDP payload), from the interface MTU.
     pub max_datagram_bytes: u32,
+    /// Packets after which keys are updated; `None`: as docs/PROTOCOL.md says. Simulations update often.
+    pub key_update_packets: Option<u64>,
     /// Where the secrets of sessions are written for whoever shall decrypt captures of them: normally nowhere.
     pub key_log: Option<KeyLog>,
     /// A client's wishes: compare first, leave out, only tell.
@@ -77,6 +79,7 @@ impl Default for SessionConfig {
             max_retries: None,
             client_id: String::new(),
             max_datagram_bytes: 1472,
+            key_update_packets: None,
             key_log: None,
             sync: SyncOptions::default(),
             trace: false,

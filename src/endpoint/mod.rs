@@ -14,7 +14,7 @@ use crate::session::event::{CloseReason, Event, Stats};
 use crate::session::refusal::{Refusal, Refusals};
 use crate::session::rival::{Handover, Health};
 use crate::session::trace::Record;
-use crate::session::{Session, Setup, local_params};
+use crate::session::{CopiedKeys, Session, Setup, local_params};
 use crate::store::SessionKey;
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, Done, Job, SourceRoot};
@@ -73,8 +73,8 @@ pub struct Transmit {
 #[derive(Debug)]
 struct Entry {
     session: Session,
-    /// Server: the peer as its Hello named it, and where the Reply went.
-    peer: Option<(Cid, SocketAddr)>,
+    /// Server: the peer as its Hello named it.
+    peer: Option<Cid>,
     /// The earliest time in the heap for it.
     armed: Option<Instant>,
     ready: bool,
@@ -247,13 +247,7 @@ impl Endpoint {
         }
     }
 
-    fn add(
-        &mut self,
-        now: Instant,
-        cid: Cid,
-        session: Session,
-        peer: Option<(Cid, SocketAddr)>,
-    ) -> SessionKey {
+    fn add(&mut self, now: Instant, cid: Cid, session: Session, peer: Option<Cid>) -> SessionKey {
         let key = self.next_key;
         self.next_key += 1;
         self.by_cid.insert(cid, key);
@@ -392,7 +386,7 @@ impl Endpoint {
             }
         };
         let setup = self.setup(admitted.remote, admitted.server_cid);
-        let peer = Some((admitted.client_cid, admitted.remote));
+        let peer = Some(admitted.client_cid);
         let session = Session::accept(
             now,
             setup,
@@ -562,8 +556,8 @@ impl Endpoint {
                     *left_out += recorder.take(|record| records.push((key, record)));
                 }
                 self.refusals.merge(&e.session.refusals());
-                if let Some((client_cid, remote)) = e.peer {
-                    self.admission.ended(client_cid, remote);
+                if let Some(client_cid) = e.peer {
+                    self.admission.ended(client_cid);
                 }
             }
             self.turns.remove(key);
@@ -573,6 +567,11 @@ impl Endpoint {
     /// Figures of a live session (or of one whose `Closed` event has only just been polled).
     pub fn stats(&self, session: SessionKey) -> Option<Stats> {
         self.sessions.get(&session).map(|e| e.session.stats())
+    }
+
+    /// See `CopiedKeys`.
+    pub(crate) fn copied_keys(&self, session: SessionKey) -> Option<CopiedKeys> {
+        self.sessions.get(&session).map(|e| e.session.copied_keys())
     }
 
     /// Shows every session that lives: its peer and its figures.

@@ -84,6 +84,23 @@ enum Role {
     Server { config: ServerConfig, requested: Option<Request>, serial: u64, options: Option<SyncOptions> },
 }
 
+/// Keys with which a session seals, in wrong hands.
+#[derive(Debug)]
+pub(crate) struct CopiedKeys {
+    /// The keys.
+    pub(crate) keys: crate::codec::aead::PacketKeys,
+    /// The first packet of their generation: tells generations apart.
+    pub(crate) first_number: u64,
+    /// The peer has acknowledged a packet of this generation, and so gone on to it.
+    pub(crate) confirmed: bool,
+    /// The number of the packet that comes next.
+    pub(crate) next_number: u64,
+    /// The phase bit that goes with them.
+    pub(crate) phase: bool,
+    /// The connection ID of packets to the peer.
+    pub(crate) cid: Cid,
+}
+
 /// One session.
 #[derive(Debug)]
 pub struct Session {
@@ -443,6 +460,13 @@ impl Session {
         s.queue_delay = self.path.controller.queue_delay();
         s.datagram_bytes = self.path.mtu.current();
         s
+    }
+
+    /// What somebody has who reads this session's memory now, and could use later: for a simulated attacker.
+    pub(crate) fn copied_keys(&self) -> CopiedKeys {
+        let (keys, first_number, confirmed) = self.seal.copied();
+        let (next_number, phase) = (self.sent.next_number(), self.seal.phase());
+        CopiedKeys { keys, first_number, confirmed, next_number, phase, cid: self.remote_cid }
     }
 
     /// What this session has not taken from its peer, by reason.

@@ -224,7 +224,7 @@ impl Session {
             self.sent.skip_number(self.heard_at);
         }
         let number = self.sent.next_number();
-        if self.seal.update_due()
+        if self.seal.update_due(self.config.key_update_packets)
             && self.seal.update(number)
             && let Some(t) = &mut self.trace
         {

@@ -30,6 +30,8 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+pub mod crash;
+pub mod disk;
 mod restart;
 #[cfg(test)]
 mod sync_tests;

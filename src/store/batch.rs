@@ -8,11 +8,12 @@
 
 use super::SessionKey;
 use super::error::from_io;
-use super::jail::{DirHandle, Preserve, meta_of, permitted_mode, retry, times_of};
+use super::fs::File;
+use super::jail::{DirHandle, Preserve, permitted_mode};
 use super::partial::Staged;
+use super::quota::disk_bytes;
 use crate::transfer::job::{Done, FileId, Meta, Overwrite, StoreError};
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -89,7 +90,7 @@ struct Pending {
 pub(crate) struct Batch {
     pending: Vec<Pending>,
     /// Directories with new entries, by identity.
-    touched: HashMap<(u64, u64), Arc<DirHandle>>,
+    touched: Dirs,
     /// Directory and final name of what is staged.
     places: HashSet<((u64, u64), Vec<u8>)>,
     bytes: u64,
@@ -101,7 +102,7 @@ impl Default for Batch {
     fn default() -> Self {
         Self {
             pending: Vec::new(),
-            touched: HashMap::new(),
+            touched: Dirs::new(),
             places: HashSet::new(),
             bytes: 0,
             locked: 0,
@@ -159,18 +160,23 @@ impl Batch {
             || self.locked >= MAX_LOCKED
     }
 
-    /// Drops what a session has waiting.
-    pub(crate) fn drop_session(&mut self, session: SessionKey) {
+    /// Drops what a session has waiting; returns what stays as partials, and what that takes on the disk.
+    pub(crate) fn drop_session(&mut self, session: SessionKey) -> Vec<(FileId, u64)> {
+        let mut kept = Vec::new();
         self.pending.retain(|entry| {
-            // A sealed big file stays as a partial: its bytes came at a price.
-            if entry.session == session
-                && let What::Publish { staged, locked: false, .. } = &entry.what
-            {
-                staged.discard();
+            match &entry.what {
+                _ if entry.session != session => return true,
+                What::Publish { staged, locked: false, .. } => staged.discard(),
+                // A sealed big file stays as a partial: its bytes came at a price.
+                What::Publish { handle: Some(file), .. } => {
+                    kept.push((entry.file, file.stat().map_or(0, |stat| disk_bytes(&stat))));
+                }
+                _ => {}
             }
-            entry.session != session
+            false
         });
         self.locked = self.pending.iter().filter(|e| e.is_locked()).count();
+        kept
     }
 
     /// Syncs, names, syncs, answers. `full`: more is queued, so that the next batch may be larger.
@@ -178,8 +184,9 @@ impl Batch {
         self.limit = if full { (self.limit * GROWTH).min(MAX_ENTRIES) } else { FIRST_ENTRIES };
         if self.pending.is_empty() {
             if full {
-                // Only parents of big files that are still coming: what fails here fails again at their commit.
-                sync_file_systems(&std::mem::take(&mut self.touched), &mut []);
+                // Only parents of big files that are still coming: what fails here is tried again at their commit.
+                let touched = std::mem::take(&mut self.touched);
+                self.touched = sync_file_systems(&touched, &mut []);
             }
             return;
         }
@@ -188,9 +195,16 @@ impl Batch {
         let mut pending = std::mem::take(&mut self.pending);
         let touched = std::mem::take(&mut self.touched);
         (self.bytes, self.locked) = (0, 0);
+        if crate::planted("name_before_sync") {
+            pending.iter_mut().for_each(|entry| drop(entry.apply()));
+        }
         if many {
             if pending.iter().any(|entry| matches!(entry.what, What::Publish { .. })) {
                 sync_file_systems(&touched, &mut pending);
+            }
+            // A failed write-back is told to the handle that was open then, not to one that syncs the file system later.
+            for entry in pending.iter_mut().filter(|entry| entry.is_locked() && entry.error.is_none()) {
+                entry.sync_data();
             }
         } else {
             for entry in &mut pending {
@@ -199,17 +213,18 @@ impl Batch {
         }
         // A directory's own mode and mtime are synced like its entries, if they had to be set.
         let (mut ended, mut changed) = (Vec::new(), touched.len());
-        for entry in &mut pending {
+        for entry in pending.iter_mut().filter(|_| !crate::planted("name_before_sync")) {
             let dir = entry.apply();
             changed += usize::from(dir.is_some());
             ended.extend(dir.filter(|_| changed <= SINGLE_DIR_SYNCS));
         }
         let many_dirs = changed > SINGLE_DIR_SYNCS;
-        if many_dirs {
-            sync_file_systems(&touched, &mut pending);
+        // What could not be synced is to be synced with whatever comes next there: names depend on every one above.
+        self.touched = if many_dirs {
+            sync_file_systems(&touched, &mut pending)
         } else {
-            sync_dirs(&touched, &ended, &mut pending);
-        }
+            sync_dirs(&touched, &ended, &mut pending)
+        };
         done.extend(pending.into_iter().map(Pending::into_answer));
     }
 }
@@ -240,8 +255,11 @@ impl Pending {
     }
 
     fn sync_data(&mut self) {
+        if crate::planted("no_fsync") {
+            return;
+        }
         if let What::Publish { handle: Some(file), .. } = &self.what
-            && let Err(error) = retry(|| rustix::fs::fsync(file))
+            && let Err(error) = file.sync()
         {
             self.fail(&error);
         }
@@ -296,22 +314,27 @@ fn set_dir_meta(
     preserve: Preserve,
 ) -> io::Result<Option<DirHandle>> {
     let dir = parent.open_dir_below(below)?;
-    let have = meta_of(&rustix::fs::fstat(&dir)?);
+    let have = dir.stat_self()?.meta;
     let set_time = preserve.mtime && (have.mtime_s, have.mtime_ns) != (meta.mtime_s, meta.mtime_ns);
     let set_mode = preserve.new_mode.is_none() && permitted_mode(&have) != permitted_mode(meta);
     // Times first: afterwards the mode may forbid us the directory.
     if set_time {
-        retry(|| rustix::fs::futimens(&dir, &times_of(meta)))?;
+        dir.set_times(meta)?;
     }
     if set_mode {
-        retry(|| rustix::fs::fchmod(&dir, permitted_mode(meta)))?;
+        dir.set_mode(permitted_mode(meta))?;
     }
     Ok((set_time || set_mode).then_some(dir))
 }
 
-/// Syncs each file system that has touched directories once; its entries fail if that fails.
-fn sync_file_systems(touched: &HashMap<(u64, u64), Arc<DirHandle>>, pending: &mut [Pending]) {
+/// Directories by identity.
+type Dirs = BTreeMap<(u64, u64), Arc<DirHandle>>;
+
+/// Syncs each file system that has touched directories once; its entries fail if that fails. Returns the touched
+/// directories on those that did.
+fn sync_file_systems(touched: &Dirs, pending: &mut [Pending]) -> Dirs {
     let mut seen: Vec<u64> = Vec::new();
+    let mut failed = Dirs::new();
     let handles: Vec<Arc<DirHandle>> =
         touched.values().cloned().chain(pending.iter().map(|entry| Arc::clone(entry.dir()))).collect();
     for dir in handles {
@@ -320,21 +343,30 @@ fn sync_file_systems(touched: &HashMap<(u64, u64), Arc<DirHandle>>, pending: &mu
         }
         seen.push(dir.id.0);
         if let Err(error) = dir.sync_file_system() {
+            let same = touched.iter().filter(|(id, _)| id.0 == dir.id.0);
+            failed.extend(same.map(|(id, dir)| (*id, Arc::clone(dir))));
             for entry in pending.iter_mut().filter(|entry| entry.dir().id.0 == dir.id.0) {
                 entry.fail(&error);
             }
         }
     }
+    failed
 }
 
 /// Syncs directories one by one. If one fails, so do all entries of its file system: an entry depends on each
-/// directory above it, and a file system that fails is in no state to be believed.
-fn sync_dirs(touched: &HashMap<(u64, u64), Arc<DirHandle>>, ended: &[DirHandle], pending: &mut [Pending]) {
+/// directory above it, and a file system that fails is in no state to be believed. Returns the touched ones that failed.
+fn sync_dirs(touched: &Dirs, ended: &[DirHandle], pending: &mut [Pending]) -> Dirs {
+    let mut failed = Dirs::new();
     for dir in touched.values().map(|dir| &**dir).chain(ended) {
+        if crate::planted("no_dir_sync") {
+            continue;
+        }
         if let Err(error) = dir.sync() {
+            failed.extend(touched.get_key_value(&dir.id).map(|(id, dir)| (*id, Arc::clone(dir))));
             for entry in pending.iter_mut().filter(|entry| entry.dir().id.0 == dir.id.0) {
                 entry.fail(&error);
             }
         }
     }
+    failed
 }

@@ -8,62 +8,49 @@
 //! which a peer has sent, or which somebody puts there at the wrong moment, leads nowhere.
 
 use super::error::{from_io, wrong_kind};
+use super::fs::{DirOps, Disk, File, FileType, How, Local};
 use super::names::{HIDDEN_PREFIX, split_first, split_last};
 use crate::transfer::job::{Meta, StoreError};
-use cap_std::ambient_authority;
-use cap_std::fs::Dir;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use std::collections::VecDeque;
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 /// Directory handles kept open for receiving. Own choice: deeper than trees mostly are, few beside RLIMIT_NOFILE.
 const CACHED_DIRS: usize = 64;
 
-/// Bytes as a path.
-pub(crate) fn as_path(bytes: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(bytes))
-}
-
-/// Repeats a system call that a signal interrupted.
-pub(crate) fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
-    rustix::io::retry_on_intr(call).map_err(io::Error::from)
-}
-
 /// An open directory with its identity.
 #[derive(Debug)]
 pub(crate) struct DirHandle {
-    fd: OwnedFd,
+    ops: Box<dyn DirOps>,
     /// Device and inode number.
     pub(crate) id: (u64, u64),
 }
 
-impl AsFd for DirHandle {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+impl std::ops::Deref for DirHandle {
+    type Target = dyn DirOps;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.ops
     }
 }
 
 impl DirHandle {
     /// Takes an open directory.
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let stat = rustix::fs::fstat(&fd)?;
-        Ok(Self { fd, id: (stat.st_dev, stat.st_ino) })
+    pub(crate) fn new(ops: Box<dyn DirOps>) -> io::Result<Self> {
+        let id = ops.stat_self()?.id;
+        Ok(Self { ops, id })
     }
 
     /// Opens the directory `name` in this one; a link there is an error (ELOOP).
     pub(crate) fn open_dir(&self, name: &[u8]) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match retry(|| rustix::fs::openat(self, name, flags, Mode::empty())) {
-            Ok(fd) => Self::new(fd),
+        match self.ops.open_dir(name) {
+            Ok(dir) => Self::new(dir),
             // With O_DIRECTORY, Linux reports a link as "not a directory".
             Err(error) if error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => {
-                let link = self.stat(name).is_ok_and(|s| file_type(&s) == FileType::Symlink);
+                let link = self.stat(name).is_ok_and(|s| s.kind == FileType::Symlink);
                 Err(if link { Errno::LOOP.into() } else { error })
             }
             Err(error) => Err(error),
@@ -72,7 +59,7 @@ impl DirHandle {
 
     /// Opens a directory below this one, following no link; an empty path is this directory itself.
     pub(crate) fn open_dir_below(&self, path: &[u8]) -> io::Result<Self> {
-        let mut at = Self { fd: self.fd.try_clone()?, id: self.id };
+        let mut at = Self { ops: self.ops.duplicate()?, id: self.id };
         let mut rest = path;
         while !rest.is_empty() {
             let (name, tail) = split_first(rest);
@@ -83,24 +70,13 @@ impl DirHandle {
     }
 
     /// Opens the file `name` for reading; neither a link nor a pipe's missing writer can hold it up.
-    pub(crate) fn open_file(&self, name: &[u8]) -> io::Result<std::fs::File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        Ok(retry(|| rustix::fs::openat(self, name, flags, Mode::empty()))?.into())
-    }
-
-    /// What stands under `name`, links not followed.
-    pub(crate) fn stat(&self, name: &[u8]) -> io::Result<Stat> {
-        retry(|| rustix::fs::statat(self, name, AtFlags::SYMLINK_NOFOLLOW))
-    }
-
-    /// The target of the link `name`.
-    pub(crate) fn read_link(&self, name: &[u8]) -> io::Result<Vec<u8>> {
-        Ok(retry(|| rustix::fs::readlinkat(self, name, Vec::new()))?.into_bytes())
+    pub(crate) fn open_file(&self, name: &[u8]) -> io::Result<File> {
+        self.ops.open_file(name, How::Read)
     }
 
     /// Makes the directory `name`; `Ok(false)`: it was there.
     pub(crate) fn make_dir(&self, name: &[u8], mode: u32) -> io::Result<bool> {
-        match retry(|| rustix::fs::mkdirat(self, name, Mode::from_raw_mode(mode))) {
+        match self.ops.make_dir(name, mode) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
@@ -109,32 +85,7 @@ impl DirHandle {
 
     /// Removes a name that is not a directory; errors do not matter to the caller.
     pub(crate) fn unlink(&self, name: &[u8]) {
-        let _ = retry(|| rustix::fs::unlinkat(self, name, AtFlags::empty()));
-    }
-
-    /// Makes the directory's own entries durable.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        retry(|| rustix::fs::fsync(self))
-    }
-
-    /// Makes the whole file system durable that this directory is on.
-    pub(crate) fn sync_file_system(&self) -> io::Result<()> {
-        retry(|| rustix::fs::syncfs(self))
-    }
-}
-
-/// The type of what a `stat` describes.
-pub(crate) fn file_type(stat: &Stat) -> FileType {
-    FileType::from_raw_mode(stat.st_mode)
-}
-
-/// Mode and mtime of a `stat`.
-#[expect(clippy::unnecessary_cast, reason = "the fields' types differ between architectures")]
-pub(crate) fn meta_of(stat: &Stat) -> Meta {
-    Meta {
-        mode: stat.st_mode as u32 & 0o7777,
-        mtime_s: stat.st_mtime as i64,
-        mtime_ns: stat.st_mtime_nsec as u32,
+        let _ = self.ops.unlink(name);
     }
 }
 
@@ -168,39 +119,40 @@ impl Preserve {
 
 /// The modes that a store sets for a peer: no set-user-ID, set-group-ID or sticky bit, which would hand the
 /// server's identity to whoever uploads.
-pub(crate) fn permitted_mode(meta: &Meta) -> Mode {
-    Mode::from_raw_mode(meta.mode & 0o777)
-}
-
-/// The times to set for a received entry: its mtime; the access time stays.
-pub(crate) fn times_of(meta: &Meta) -> Timestamps {
-    Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-        last_modification: Timespec { tv_sec: meta.mtime_s, tv_nsec: meta.mtime_ns.min(999_999_999).into() },
-    }
+pub(crate) fn permitted_mode(meta: &Meta) -> u32 {
+    meta.mode & 0o777
 }
 
 /// The directory that peers live in.
 #[derive(Debug)]
 pub(crate) struct Jail {
-    dir: Dir,
-}
-
-/// A full handle of a directory: those of cap-std may be good for looking up names only (O_PATH).
-fn readable(dir: &Dir) -> io::Result<DirHandle> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    DirHandle::new(retry(|| rustix::fs::openat(dir, c".", flags, Mode::empty()))?)
+    disk: Box<dyn Disk>,
 }
 
 impl Jail {
-    /// Opens the jail itself, by the path that the local user gave.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { dir: Dir::open_ambient_dir(path, ambient_authority())? })
+    /// The jail that a disk is.
+    pub(crate) fn over(disk: Box<dyn Disk>) -> Self {
+        Self { disk }
     }
 
     /// A new handle of the jail itself.
     pub(crate) fn handle(&self) -> io::Result<DirHandle> {
-        readable(&self.dir)
+        self.disk.top()
+    }
+
+    /// Opens what the local user named; links are followed.
+    pub(crate) fn open_local(&self, path: &[u8]) -> io::Result<Local> {
+        self.disk.open_local(path)
+    }
+
+    /// By which the age of files is told.
+    pub(crate) fn wall_clock(&self) -> SystemTime {
+        self.disk.wall_clock()
+    }
+
+    /// A clock that never goes back.
+    pub(crate) fn now(&self) -> Instant {
+        self.disk.now()
     }
 
     /// Opens a directory beneath; links inside the jail are followed.
@@ -208,30 +160,36 @@ impl Jail {
         if path.is_empty() {
             return self.handle();
         }
-        readable(&self.dir.open_dir(self.real_path(path)?)?)
+        self.disk.open_dir(&self.real_path(path)?)
     }
 
     /// A path with its links resolved; neither itself nor by a link may it lead to our own hidden files.
-    fn real_path(&self, path: &[u8]) -> io::Result<PathBuf> {
-        let real = self.dir.canonicalize(as_path(path))?;
-        let hidden = |part: std::path::Component<'_>| part.as_os_str().as_bytes().starts_with(HIDDEN_PREFIX);
-        if real.components().any(hidden) { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(real) }
+    fn real_path(&self, path: &[u8]) -> io::Result<Vec<u8>> {
+        let real = self.disk.resolve(path)?;
+        let hidden = real.split(|&b| b == b'/').any(|part| part.starts_with(HIDDEN_PREFIX));
+        if hidden { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(real) }
     }
 
     /// Where a path really lies, if that is beneath: its parent directory and last component, links resolved.
     pub(crate) fn locate(&self, path: &[u8]) -> io::Result<(DirHandle, Vec<u8>)> {
         let real = self.real_path(path)?;
-        let (parent, name) = split_last(real.as_os_str().as_bytes());
+        let (parent, name) = split_last(&real);
         Ok((self.open_dir(parent)?, name.to_vec()))
     }
 
-    /// Opens the directory `path`, making what is missing. Directories that got new entries go to `touched`.
+    /// Opens the directory `path`, making what is missing. Every directory above it goes to `touched`: even if nothing
+    /// is missing, an earlier run may have made it and been killed before its name was durable.
     pub(crate) fn ensure_dir(&self, path: &[u8], touched: Touched<'_>) -> Result<Arc<DirHandle>, StoreError> {
         let doing = "cannot be used as the destination";
         let mut have = path;
         loop {
             match self.open_dir(have) {
                 Ok(dir) => {
+                    let mut above = have;
+                    while !above.is_empty() {
+                        above = split_last(above).0;
+                        touched(Arc::new(self.open_dir(above).map_err(|e| from_io(path, doing, &e))?));
+                    }
                     let missing = path[have.len()..].strip_prefix(b"/").unwrap_or(&path[have.len()..]);
                     return ensure_below(Arc::new(dir), missing, 0o777, path, Some(touched));
                 }
@@ -340,8 +298,8 @@ impl DirCache {
 /// Removes a tree below `dir`, following no link. For our own scratch space only. However deep the tree is, one
 /// handle is open at a time: the way up is `..`, checked against what the way down has seen.
 pub(crate) fn remove_tree(dir: &DirHandle, name: &[u8]) -> io::Result<()> {
-    if file_type(&dir.stat(name)?) != FileType::Directory {
-        return retry(|| rustix::fs::unlinkat(dir, name, AtFlags::empty()));
+    if dir.stat(name)?.kind != FileType::Directory {
+        return dir.ops.unlink(name);
     }
     let mut at = dir.open_own_dir(name)?;
     let mut above = vec![(dir.id, name.to_vec())];
@@ -352,12 +310,11 @@ pub(crate) fn remove_tree(dir: &DirHandle, name: &[u8]) -> io::Result<()> {
             at = inner;
             continue;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let up = DirHandle::new(retry(|| rustix::fs::openat(&at, c"..", flags, Mode::empty()))?)?;
+        let up = DirHandle::new(at.ops.open_parent()?)?;
         if up.id != *parent {
             return Err(io::Error::other("a directory was moved while it was being removed"));
         }
-        retry(|| rustix::fs::unlinkat(&up, name.as_slice(), AtFlags::REMOVEDIR))?;
+        up.remove_dir(name)?;
         at = up;
         above.pop();
     }
@@ -369,27 +326,23 @@ impl DirHandle {
     fn open_own_dir(&self, name: &[u8]) -> io::Result<Self> {
         let opened = match self.open_dir(name) {
             Err(e) if e.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {
-                retry(|| rustix::fs::chmodat(self, name, Mode::RWXU, AtFlags::empty()))?;
+                self.set_mode_of(name, 0o700)?;
                 self.open_dir(name)
             }
             other => other,
         }?;
-        retry(|| rustix::fs::fchmod(&opened, Mode::RWXU))?;
+        opened.set_mode(0o700)?;
         Ok(opened)
     }
 
     /// Removes what is not a directory, up to the first directory, which is returned.
     fn unlink_files(&self) -> io::Result<Option<Vec<u8>>> {
-        for item in rustix::fs::Dir::read_from(self)? {
-            let item = item?;
-            let name = item.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
+        for item in self.list()? {
+            let (name, _) = item?;
+            if self.stat(&name)?.kind == FileType::Directory {
+                return Ok(Some(name));
             }
-            if file_type(&self.stat(name)?) == FileType::Directory {
-                return Ok(Some(name.to_vec()));
-            }
-            retry(|| rustix::fs::unlinkat(self, name, AtFlags::empty()))?;
+            self.ops.unlink(&name)?;
         }
         Ok(None)
     }

@@ -8,13 +8,12 @@
 //! slot. A torn, stale or lost slot costs its chunk, never more.
 
 use super::digest::{Layout, sha256};
-use super::jail::{DirHandle, file_type, retry};
+use super::fs::{File, FileType, How};
+use super::jail::DirHandle;
 use super::names::journal_name;
 use super::sink::{read_exact_at, write_all_at};
 use crate::codec::chunk::crc32;
 use crate::transfer::job::Meta;
-use rustix::fs::{FileType, Mode, OFlags};
-use std::fs::File;
 use std::io;
 
 /// First bytes of a journal; the last one is the version of its format.
@@ -104,11 +103,11 @@ impl Journal {
         let file = open_private(dir, &journal_name(name))?;
         let mut header = Vec::new();
         let matches = !anew
-            && read_exact_at(&file, 0, HEADER_BYTES, &mut header).is_ok()
+            && read_exact_at(&*file, 0, HEADER_BYTES, &mut header).is_ok()
             && header[..] == identity.header[..];
         if !matches {
-            retry(|| rustix::fs::ftruncate(&file, 0))?;
-            write_all_at(&file, 0, &identity.header)?;
+            file.truncate(0)?;
+            write_all_at(&*file, 0, &identity.header)?;
         }
         Ok((Self { file, identity, failed: false }, matches))
     }
@@ -119,7 +118,7 @@ impl Journal {
             return;
         }
         let at = HEADER_BYTES as u64 + chunk * SLOT_BYTES as u64;
-        if let Err(error) = write_all_at(&self.file, at, &self.identity.slot(chunk, crc)) {
+        if let Err(error) = write_all_at(&*self.file, at, &self.identity.slot(chunk, crc)) {
             log::debug!("a journal could not be written, so this file cannot be resumed from here: {error}");
             self.failed = true;
         }
@@ -127,8 +126,8 @@ impl Journal {
 
     /// Calls `visit` with every chunk that has a valid slot, ascending, and its CRC-32.
     pub(crate) fn read(&self, layout: Layout, mut visit: impl FnMut(u64, u32)) {
-        let Ok(stat) = rustix::fs::fstat(&self.file) else { return };
-        let slots = (stat.st_size as u64).saturating_sub(HEADER_BYTES as u64) / SLOT_BYTES as u64;
+        let Ok(stat) = self.file.stat() else { return };
+        let slots = stat.size.saturating_sub(HEADER_BYTES as u64) / SLOT_BYTES as u64;
         let end = slots.min(layout.count());
         let (mut chunk, mut block) = (0, Vec::new());
         while chunk < end {
@@ -139,7 +138,7 @@ impl Journal {
             }
             let slots = (end - chunk).min(READ_SLOTS as u64);
             let at = HEADER_BYTES as u64 + chunk * SLOT_BYTES as u64;
-            if read_exact_at(&self.file, at, slots as usize * SLOT_BYTES, &mut block).is_ok() {
+            if read_exact_at(&*self.file, at, slots as usize * SLOT_BYTES, &mut block).is_ok() {
                 for (n, slot) in (chunk..).zip(block.chunks_exact(SLOT_BYTES)) {
                     if let Some(crc) = self.identity.read_slot(n, slot) {
                         visit(n, crc);
@@ -155,9 +154,8 @@ impl Journal {
     /// The first slot from `chunk` on that may have been written; `None` if there is none.
     fn next_data(&self, chunk: u64) -> Option<u64> {
         let at = HEADER_BYTES as u64 + chunk * SLOT_BYTES as u64;
-        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
-            Ok(at) => Some(at.saturating_sub(HEADER_BYTES as u64) / SLOT_BYTES as u64),
-            Err(rustix::io::Errno::NXIO) => None,
+        match self.file.next_data(at) {
+            Ok(at) => Some(at?.saturating_sub(HEADER_BYTES as u64) / SLOT_BYTES as u64),
             // A file system that cannot tell.
             Err(_) => Some(chunk),
         }
@@ -166,17 +164,15 @@ impl Journal {
 
 /// Opens a private file; whatever strange thing stands in its place is removed first.
 fn open_private(dir: &DirHandle, name: &[u8]) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let open = |flags| retry(|| rustix::fs::openat(dir, name, flags, mode)).map(File::from);
-    if let Ok(file) = open(flags) {
-        let stat = rustix::fs::fstat(&file)?;
+    let open = |how| (**dir).open_file(name, how);
+    if let Ok(file) = open(How::Create) {
+        let stat = file.stat()?;
         // A hard link would let somebody else change what we believe, or us change what is somebody else's.
-        if file_type(&stat) == FileType::RegularFile && stat.st_nlink == 1 {
-            retry(|| rustix::fs::fchmod(&file, mode))?;
+        if stat.kind == FileType::RegularFile && stat.links == 1 {
+            file.set_mode(0o600)?;
             return Ok(file);
         }
     }
     dir.unlink(name);
-    open(flags | OFlags::EXCL)
+    open(How::CreateNew)
 }

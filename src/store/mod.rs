@@ -9,13 +9,14 @@ mod dest;
 mod digest;
 mod error;
 pub mod file;
-mod jail;
+pub(crate) mod fs;
+pub(crate) mod jail;
 mod journal;
 pub mod memory;
-mod names;
+pub(crate) mod names;
 mod partial;
 mod pipe;
-mod quota;
+pub(crate) mod quota;
 mod scratch;
 mod sink;
 mod source;
@@ -26,6 +27,7 @@ mod sweep;
 mod tests;
 mod walk;
 
+pub(crate) use digest::sha256;
 pub use journal::named_chunks;
 
 /// Tells apart the sessions that share one store; chosen by the endpoint, never reused.

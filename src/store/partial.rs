@@ -7,12 +7,11 @@
 //! never resumed, and their handles need not stay open until the batch is synced.
 
 use super::error::{busy, exists, from_io, wrong_kind};
-use super::jail::{DirHandle, file_type, retry};
+use super::fs::{File, FileOps, FileType, How};
+use super::jail::DirHandle;
 use super::names::{HIDDEN_PREFIX, TEMP_SUFFIX, journal_name, partial_name, push_hex, split_last};
-use crate::transfer::job::{Overwrite, StoreError, StoreErrorKind};
-use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use crate::transfer::job::{Meta, Overwrite, StoreError, StoreErrorKind};
 use rustix::io::Errno;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -69,10 +68,8 @@ impl Staged {
         temps: &mut TempNames,
     ) -> io::Result<(Self, File)> {
         let temp = temps.next();
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let fd = retry(|| rustix::fs::openat(&dir, temp.as_slice(), flags, mode))?;
-        Ok((Self { dir, temp, journal: None, name: name.to_vec() }, fd.into()))
+        let file = (**dir).open_file(&temp, How::CreateNew)?;
+        Ok((Self { dir, temp, journal: None, name: name.to_vec() }, file))
     }
 
     /// Creates a link under a temporary name.
@@ -83,13 +80,13 @@ impl Staged {
         temps: &mut TempNames,
     ) -> io::Result<Self> {
         let temp = temps.next();
-        retry(|| rustix::fs::symlinkat(target, &dir, temp.as_slice()))?;
+        dir.make_link(&temp, target)?;
         Ok(Self { dir, temp, journal: None, name: name.to_vec() })
     }
 
     /// Sets the mtime of a staged link.
-    pub(crate) fn set_link_times(&self, times: &rustix::fs::Timestamps) -> io::Result<()> {
-        retry(|| rustix::fs::utimensat(&self.dir, self.temp.as_slice(), times, AtFlags::SYMLINK_NOFOLLOW))
+    pub(crate) fn set_link_times(&self, meta: &Meta) -> io::Result<()> {
+        self.dir.set_link_times(&self.temp, meta)
     }
 
     /// Opens and locks the partial of `name`, with whatever an earlier run has left in it.
@@ -100,32 +97,28 @@ impl Staged {
     ) -> Result<(Self, File), StoreError> {
         let temp = partial_name(name);
         let fail = |e: io::Error| from_io(shown, "cannot be written", &e);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         for _ in 0..LOCK_ATTEMPTS {
-            let mode = Mode::RUSR | Mode::WUSR;
-            let file: File =
-                retry(|| rustix::fs::openat(&dir, temp.as_slice(), flags, mode)).map_err(fail)?.into();
-            match retry(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+            let file = (**dir).open_file(&temp, How::Create).map_err(fail)?;
+            match file.lock() {
                 Ok(()) => {}
                 Err(e) if e.raw_os_error() == Some(Errno::WOULDBLOCK.raw_os_error()) => {
                     return Err(busy(shown));
                 }
                 // A file system without locks: the name alone must do.
-                Err(e) if e.raw_os_error() == Some(Errno::NOLCK.raw_os_error()) => {}
-                Err(e) if e.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {}
+                Err(e) if lacks_locks(&e) => {}
                 Err(e) => return Err(fail(e)),
             }
             // Its last holder may have given it its final name between our open and our lock.
-            let opened = rustix::fs::fstat(&file).map_err(|e| fail(e.into()))?;
+            let opened = file.stat().map_err(fail)?;
             let named = dir.stat(&temp).ok();
-            if named.is_none_or(|s| (s.st_dev, s.st_ino) != (opened.st_dev, opened.st_ino)) {
+            if named.is_none_or(|s| s.id != opened.id) {
                 continue;
             }
             // A hard link would let somebody read or change what we write.
-            if file_type(&opened) != FileType::RegularFile || opened.st_nlink != 1 {
+            if opened.kind != FileType::RegularFile || opened.links != 1 {
                 return Err(wrong_kind(shown, "has a strange file in place of its partial; remove it"));
             }
-            retry(|| rustix::fs::fchmod(&file, mode)).map_err(fail)?;
+            file.set_mode(0o600).map_err(fail)?;
             let journal = Some(journal_name(name));
             return Ok((Self { dir, temp, journal, name: name.to_vec() }, file));
         }
@@ -136,14 +129,11 @@ impl Staged {
     pub(crate) fn publish(&self, overwrite: Overwrite, shown: &[u8]) -> Result<(), StoreError> {
         let (dir, temp, name) = (&self.dir, self.temp.as_slice(), self.name.as_slice());
         let result = match overwrite {
-            Overwrite::Always => retry(|| rustix::fs::renameat(dir, temp, dir, name)),
+            Overwrite::Always => dir.rename(temp, name, true),
             Overwrite::Never => {
-                match retry(|| rustix::fs::renameat_with(dir, temp, dir, name, RenameFlags::NOREPLACE)) {
+                match dir.rename(temp, name, false) {
                     // File systems without RENAME_NOREPLACE (man 2 rename): a hard link does not replace either.
-                    Err(e) if lacks_noreplace(&e) => {
-                        let linked = retry(|| rustix::fs::linkat(dir, temp, dir, name, AtFlags::empty()));
-                        linked.inspect(|()| dir.unlink(temp))
-                    }
+                    Err(e) if lacks_noreplace(&e) => dir.link(temp, name).inspect(|()| dir.unlink(temp)),
                     other => other,
                 }
             }
@@ -173,6 +163,12 @@ impl Staged {
     }
 }
 
+/// True if locking failed because the file system knows no locks.
+pub(crate) fn lacks_locks(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::NOLCK | Errno::OPNOTSUPP))
+}
+
 fn lacks_noreplace(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(code, Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
@@ -196,7 +192,7 @@ pub(crate) fn may_place(
     shown: &[u8],
 ) -> Result<(), StoreError> {
     match dir.stat(name) {
-        Ok(stat) if file_type(&stat) == FileType::Directory => {
+        Ok(stat) if stat.kind == FileType::Directory => {
             Err(wrong_kind(shown, "is a directory at the destination; rename one of them"))
         }
         Ok(_) if overwrite == Overwrite::Never => Err(exists(&placed(shown, name))),
@@ -207,7 +203,7 @@ pub(crate) fn may_place(
 }
 
 /// Refuses a file that cannot fit, before its bytes travel; with `allocate`, the space is set aside as well.
-pub(crate) fn reserve(file: &File, size: u64, allocate: bool, shown: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn reserve(file: &dyn FileOps, size: u64, allocate: bool, shown: &[u8]) -> Result<(), StoreError> {
     let full = |free: u64| {
         let why = format!(
             "{} needs {size} bytes, but the disk has {free} free; free some space and run the command again",
@@ -218,19 +214,16 @@ pub(crate) fn reserve(file: &File, size: u64, allocate: bool, shown: &[u8]) -> R
     if i64::try_from(size).is_err() {
         return Err(full(i64::MAX as u64));
     }
-    // Some network file systems report no sizes at all: then writing will tell.
-    if let Ok(stat) = rustix::fs::fstatvfs(file)
-        && stat.f_blocks > 0
-    {
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        // What an earlier run has left takes no room again. 512: the unit of st_blocks (stat(2)).
-        let there = rustix::fs::fstat(file).map_or(0, |s| s.st_blocks as u64 * 512);
+    // Where that is not told, writing will tell.
+    if let Some(free) = file.free_bytes() {
+        // What an earlier run has left takes no room again.
+        let there = file.stat().map_or(0, |s| s.allocated_bytes);
         if size.saturating_sub(there) > free {
             return Err(full(free));
         }
     }
     if allocate && size > 0 {
-        match retry(|| rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {
+        match file.allocate(size) {
             Err(e) if e.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {}
             Err(e) if e.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) => {}
             other => other.map_err(|e| from_io(shown, "cannot be written", &e))?,

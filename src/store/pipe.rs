@@ -2,26 +2,23 @@
 //! Owns: what has been read of it and was not sent safely yet.
 //! Implements: docs/PROTOCOL.md, "Streams".
 
-use super::jail::retry;
+use super::fs::File;
 use crate::transfer::job::Meta;
 use bytes::Bytes;
-use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long one job waits for bytes: other jobs wait meanwhile, and so does the end of the program.
-const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+const WAIT: Duration = Duration::from_millis(20);
 /// Chunks are kept for this many bytes after they were read: a chunk that is asked for again was sent within what the
 /// peer can have in flight, which its receive budget bounds (24 MiB here).
 const RECENT_BYTES: usize = 32 << 20;
 
 /// Standard input, as a handle of its own.
 pub(crate) fn stdin() -> io::Result<File> {
-    Ok(std::io::stdin().as_fd().try_clone_to_owned()?.into())
+    Ok(Box::new(std::io::stdin().as_fd().try_clone_to_owned()?))
 }
 
 /// Mode and time of a stream: those of a file that is made now.
@@ -85,16 +82,10 @@ impl PipeReader {
         }
         self.buffer.reserve_exact(self.chunk_size - self.buffer.len());
         while self.buffer.len() < self.chunk_size {
-            let mut fds = [PollFd::new(&self.file, PollFlags::IN)];
-            if retry(|| poll(&mut fds, Some(&WAIT)))? == 0 {
-                return Ok(Piece::Waits);
-            }
-            let got = match rustix::io::read(&self.file, spare_capacity(&mut self.buffer)) {
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(Piece::Waits),
-                other => other?,
-            };
-            if got == 0 {
-                return Ok(self.end());
+            match self.file.read_stream(&mut self.buffer, WAIT)? {
+                None => return Ok(Piece::Waits),
+                Some(0) => return Ok(self.end()),
+                Some(_) => {}
             }
         }
         let rest = self.buffer.split_off(self.chunk_size);

@@ -7,11 +7,11 @@
 //! again, which happens once a minute at most.
 
 use super::SessionKey;
-use super::jail::{DirHandle, Jail, file_type};
+use super::fs::{FileType, Stat};
+use super::jail::{DirHandle, Jail};
 use super::names::{HIDDEN_PREFIX, JOURNAL_SUFFIX, join};
 use crate::transfer::job::{FileId, StoreError, StoreErrorKind};
-use rustix::fs::{FileType, Stat};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Space is taken in blocks of this size by nearly every file system.
@@ -40,26 +40,26 @@ pub(crate) struct Quota {
     limit_bytes: u64,
     used_bytes: u64,
     counted_at: Instant,
-    under_way: HashMap<(SessionKey, FileId), Charge>,
-    scratch_bytes: HashMap<SessionKey, u64>,
+    under_way: BTreeMap<(SessionKey, FileId), Charge>,
+    scratch_bytes: BTreeMap<SessionKey, u64>,
 }
 
-/// What a file takes on the disk. 512: the unit of st_blocks (stat(2)).
+/// What a file takes on the disk.
 pub(crate) fn disk_bytes(stat: &Stat) -> u64 {
-    if file_type(stat) == FileType::RegularFile { stat.st_blocks as u64 * 512 } else { 0 }
+    if stat.kind == FileType::RegularFile { stat.allocated_bytes } else { 0 }
 }
 
 impl Quota {
     /// Counts what is there.
-    pub(crate) fn new(limit_bytes: u64, jail: &Jail, now: Instant) -> Self {
+    pub(crate) fn new(limit_bytes: u64, jail: &Jail) -> Self {
         let used_bytes = count(jail);
         log::info!("the directory holds {used_bytes} of at most {limit_bytes} bytes (--quota)");
         Self {
             limit_bytes,
             used_bytes,
-            counted_at: now,
-            under_way: HashMap::new(),
-            scratch_bytes: HashMap::new(),
+            counted_at: jail.now(),
+            under_way: BTreeMap::new(),
+            scratch_bytes: BTreeMap::new(),
         }
     }
 
@@ -71,10 +71,11 @@ impl Quota {
         size: u64,
         (before_bytes, replaced_bytes): (u64, u64),
         (scratch, shown): (bool, &[u8]),
-        (jail, now): (&Jail, Instant),
+        jail: &Jail,
     ) -> Result<(), StoreError> {
         let whole_bytes = size.saturating_add(BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
         let added_bytes = whole_bytes.saturating_sub(before_bytes);
+        let now = jail.now();
         if self.free() < added_bytes && now >= self.counted_at + RECOUNT_AFTER {
             // What is under way counts as announced, what of it lies on the disk already twice: on the safe side.
             self.counted_at = now;
@@ -142,7 +143,6 @@ impl Quota {
     }
 
     /// Bytes counted as used.
-    #[cfg(test)]
     pub(crate) fn used_bytes(&self) -> u64 {
         self.used_bytes
     }
@@ -161,23 +161,16 @@ fn count(jail: &Jail) -> u64 {
 }
 
 fn count_dir(dir: &DirHandle, path: &[u8], pending: &mut Vec<Vec<u8>>) -> u64 {
-    let Ok(items) = rustix::fs::Dir::read_from(dir) else { return 0 };
+    let Ok(items) = dir.list() else { return 0 };
     let mut bytes: u64 = 0;
-    for item in items.flatten() {
-        let name = item.file_name().to_bytes();
-        if name == b"." || name == b".." {
-            continue;
-        }
-        let Ok(stat) = dir.stat(name) else { continue };
-        if file_type(&stat) == FileType::Directory {
-            pending.push(join(path, name));
+    for (name, _) in items.flatten() {
+        let Ok(stat) = dir.stat(&name) else { continue };
+        if stat.kind == FileType::Directory {
+            pending.push(join(path, &name));
         } else if !(name.starts_with(HIDDEN_PREFIX) && name.ends_with(JOURNAL_SUFFIX)) {
             // Journals are a 30,000th of their files, and come and go with them.
             // One file under several names takes its space once.
-            let names = stat.st_nlink.max(1);
-            #[expect(clippy::unnecessary_cast, reason = "the field's type differs between architectures")]
-            let names = names as u64;
-            bytes = bytes.saturating_add(disk_bytes(&stat) / names);
+            bytes = bytes.saturating_add(disk_bytes(&stat) / stat.links.max(1));
         }
     }
     bytes

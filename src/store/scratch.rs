@@ -2,9 +2,9 @@
 //! Owns: one locked directory per process, made at its first use, removed at the end.
 //! Implements: docs/PROTOCOL.md, "Files" (echo).
 
-use super::jail::{DirHandle, Jail, remove_tree, retry};
+use super::jail::{DirHandle, Jail, remove_tree};
 use super::names::{SCRATCH_PREFIX, push_hex};
-use rustix::fs::FlockOperation;
+use super::partial::lacks_locks;
 use std::io;
 use std::sync::Arc;
 
@@ -37,8 +37,12 @@ impl Scratch {
         for _ in 0..8 {
             top.make_dir(&self.name, 0o700)?;
             let Ok(area) = top.open_dir(&self.name) else { continue };
-            retry(|| rustix::fs::flock(&area, FlockOperation::NonBlockingLockExclusive))?;
-            if top.stat(&self.name).is_ok_and(|s| (s.st_dev, s.st_ino) == area.id) {
+            match area.lock() {
+                // A file system without locks: nobody removes it then, since nobody gets its lock either.
+                Err(e) if lacks_locks(&e) => {}
+                other => other?,
+            }
+            if top.stat(&self.name).is_ok_and(|s| s.id == area.id) {
                 let area = Arc::new(area);
                 self.area = Some(Arc::clone(&area));
                 return Ok(area);
@@ -66,16 +70,15 @@ impl Scratch {
     pub(crate) fn remove_stale(jail: &Jail) -> io::Result<()> {
         let top = jail.handle()?;
         let mut stale = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&top)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
+        for entry in top.list()? {
+            let (name, _) = entry?;
             if name.starts_with(SCRATCH_PREFIX) && stale.len() < MAX_STALE {
-                stale.push(name.to_vec());
+                stale.push(name);
             }
         }
         for name in stale {
             let Ok(area) = top.open_dir(&name) else { continue };
-            if retry(|| rustix::fs::flock(&area, FlockOperation::NonBlockingLockExclusive)).is_ok() {
+            if area.lock().is_ok() {
                 let _ = remove_tree(&top, &name);
             }
         }

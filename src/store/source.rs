@@ -5,7 +5,7 @@
 use super::SessionKey;
 use super::digest::{Layout, Sequential};
 use super::error::{from_io, refuse, source_changed};
-use super::jail::{file_type, meta_of};
+use super::fs::{File, FileOps, FileType};
 use super::pipe::{Piece, PipeReader};
 use super::sink::read_exact_at;
 use crate::codec::chunk::{EncodedChunk, Encoder};
@@ -13,9 +13,7 @@ use crate::transfer::job::{
     Compression, EncodeBudget, FileId, Meta, StoreError, StoreErrorKind, UNKNOWN_SIZE,
 };
 use bytes::Bytes;
-use rustix::fs::FileType;
 use std::collections::VecDeque;
-use std::fs::File;
 
 /// Handles of sources open at once, over all sessions; the one opened longest ago is closed first, and opened
 /// again when it is read. Own choice: a quarter of the usual RLIMIT_NOFILE of 1024.
@@ -78,9 +76,8 @@ impl Source {
             self.stream = Some(PipeReader::new(file, self.layout.chunk_size));
             return Ok(());
         }
-        let stat = rustix::fs::fstat(&file).map_err(|e| from_io(&self.shown, "cannot be read", &e.into()))?;
-        let id = (stat.st_dev, stat.st_ino);
-        self.check(&file)?;
+        let id = file.stat().map_err(|e| from_io(&self.shown, "cannot be read", &e))?.id;
+        self.check(&*file)?;
         if *self.id.get_or_insert(id) != id {
             return Err(source_changed(&self.shown));
         }
@@ -94,18 +91,17 @@ impl Source {
     }
 
     /// Size and mtime must be those of the entry.
-    fn check(&self, file: &File) -> Result<(), StoreError> {
-        let stat = rustix::fs::fstat(file).map_err(|e| from_io(&self.shown, "cannot be read", &e.into()))?;
-        let meta = meta_of(&stat);
-        let same = file_type(&stat) == FileType::RegularFile
-            && u64::try_from(stat.st_size) == Ok(self.layout.size)
-            && (meta.mtime_s, meta.mtime_ns) == (self.meta.mtime_s, self.meta.mtime_ns);
+    fn check(&self, file: &dyn FileOps) -> Result<(), StoreError> {
+        let stat = file.stat().map_err(|e| from_io(&self.shown, "cannot be read", &e))?;
+        let same = stat.kind == FileType::RegularFile
+            && stat.size == self.layout.size
+            && (stat.meta.mtime_s, stat.meta.mtime_ns) == (self.meta.mtime_s, self.meta.mtime_ns);
         if same { Ok(()) } else { Err(source_changed(&self.shown)) }
     }
 
-    fn file(&self) -> Result<&File, StoreError> {
+    fn file(&self) -> Result<&dyn FileOps, StoreError> {
         let closed = || refuse(StoreErrorKind::Io, &self.shown, "was read while it was closed");
-        self.file.as_ref().ok_or_else(closed)
+        self.file.as_deref().ok_or_else(closed)
     }
 
     fn read(&self, chunk: u64) -> Result<Vec<u8>, StoreError> {

@@ -3,11 +3,10 @@
 //! Implements: docs/PROTOCOL.md, "A server that restarts" (CONTINUE).
 
 use super::digest::{Layout, Sequential};
-use super::jail::{DirHandle, file_type, meta_of};
+use super::fs::{File, FileType};
+use super::jail::DirHandle;
 use super::sink::read_exact_at;
 use crate::transfer::job::{Done, Job, Meta};
-use rustix::fs::FileType;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -26,20 +25,28 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// The regular file `name`, if it has this size and mtime.
+    /// The regular file `name`, if it has this size and mtime. What cannot be told by looking is an error, unless we
+    /// may not look.
     pub(crate) fn find(
         dir: &Arc<DirHandle>,
         name: &[u8],
         (size, meta): (u64, &Meta),
         shown: &[u8],
-    ) -> Option<Self> {
-        let file = dir.open_file(name).ok()?;
-        let stat = rustix::fs::fstat(&file).ok()?;
-        let found = meta_of(&stat);
-        let same = file_type(&stat) == FileType::RegularFile
-            && u64::try_from(stat.st_size) == Ok(size)
+    ) -> io::Result<Option<Self>> {
+        let file = match dir.open_file(name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+            Err(error) => {
+                let is_file = dir.stat(name).is_ok_and(|stat| stat.kind == FileType::RegularFile);
+                return if is_file { Err(error) } else { Ok(None) };
+            }
+        };
+        let stat = file.stat()?;
+        let found = stat.meta;
+        let same = stat.kind == FileType::RegularFile
+            && stat.size == size
             && (found.mtime_s, found.mtime_ns) == (meta.mtime_s, meta.mtime_ns);
-        same.then(|| Self { file, size, dir: Arc::clone(dir), shown: shown.to_vec() })
+        Ok(same.then(|| Self { file, size, dir: Arc::clone(dir), shown: shown.to_vec() }))
     }
 
     /// Whether its contents have this SHA-256.
@@ -47,7 +54,7 @@ impl Standing {
         let layout = Layout { size: self.size, chunk_size: READ_BYTES };
         let (mut digest, mut buffer) = (Sequential::default(), Vec::new());
         while let Some((offset, len)) = layout.extent(digest.next()) {
-            read_exact_at(&self.file, offset, len, &mut buffer)?;
+            read_exact_at(&*self.file, offset, len, &mut buffer)?;
             digest.take(digest.next(), &buffer);
         }
         Ok(digest.value() == *sha256)

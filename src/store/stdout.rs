@@ -8,7 +8,7 @@
 
 use super::digest::{Layout, Sequential, sha256};
 use super::error::{digest_mismatch, forbidden, from_io, refuse, wrong_kind};
-use super::jail::retry;
+use super::fs::real::retry;
 use super::{SessionKey, Store};
 use crate::codec::chunk::{crc32, decode_chunk};
 use crate::transfer::MAX_CHUNK_SIZE;
@@ -99,7 +99,7 @@ impl StdoutStore {
     /// Standard output is closed.
     pub fn new(signal: Arc<AtomicI32>) -> io::Result<Self> {
         let file: File = std::io::stdout().as_fd().try_clone_to_owned()?.into();
-        let kind = super::jail::file_type(&rustix::fs::fstat(&file)?);
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
         let may_block = !matches!(kind, FileType::RegularFile | FileType::BlockDevice);
         Ok(Self { output: Output { file, may_block, signal }, receiving: None, used: false })
     }

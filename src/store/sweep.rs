@@ -6,9 +6,9 @@
 //! entries whenever the store is idle. It follows no link and touches nothing but hidden files of ours that nobody
 //! has locked. Age is counted from the last change of any kind (ctime), which nobody can set back.
 
-use super::jail::{DirHandle, Jail, file_type, retry};
+use super::fs::{FileType, Listing, Stat};
+use super::jail::{DirHandle, Jail};
 use super::names::{HIDDEN_PREFIX, JOURNAL_SUFFIX, PARTIAL_SUFFIX, SCRATCH_PREFIX, TEMP_SUFFIX, join};
-use rustix::fs::{FileType, FlockOperation, Stat};
 use std::time::{Duration, SystemTime};
 
 /// Between the ends of one sweep and the start of the next. Own choice: expiry is counted in days.
@@ -33,7 +33,7 @@ pub(crate) struct Sweep {
 struct Here {
     path: Vec<u8>,
     dir: DirHandle,
-    items: rustix::fs::Dir,
+    items: Listing,
 }
 
 impl Sweep {
@@ -67,42 +67,39 @@ impl Sweep {
         let Some(here) = &mut self.here else {
             let Some(path) = self.pending.pop() else { return false };
             if let Ok(dir) = top.open_dir_below(&path)
-                && let Ok(items) = rustix::fs::Dir::read_from(&dir)
+                && let Ok(items) = dir.list()
             {
                 self.here = Some(Here { path, dir, items });
             }
             return true;
         };
-        let Some(Ok(item)) = here.items.read() else {
+        let Some(Ok((name, kind))) = here.items.next() else {
             self.here = None;
             return true;
         };
-        let name = item.file_name().to_bytes();
         if name.starts_with(HIDDEN_PREFIX) {
-            expire(&here.dir, name, &self.own, |stat| is_old(stat, self.ttl, now));
-        } else if name != b"." && name != b".." && self.pending.len() < MAX_PENDING {
-            let is_dir = match item.file_type() {
-                FileType::Unknown => here.dir.stat(name).is_ok_and(|s| file_type(&s) == FileType::Directory),
+            expire(&here.dir, &name, &self.own, |stat| is_old(stat, self.ttl, now));
+        } else if self.pending.len() < MAX_PENDING {
+            let is_dir = match kind {
+                FileType::Unknown => here.dir.stat(&name).is_ok_and(|s| s.kind == FileType::Directory),
                 kind => kind == FileType::Directory,
             };
             if is_dir {
-                self.pending.push(join(&here.path, name));
+                self.pending.push(join(&here.path, &name));
             }
         }
         true
     }
 }
 
-#[expect(clippy::unnecessary_cast, reason = "the fields' types differ between architectures")]
 fn is_old(stat: &Stat, ttl: Duration, now: SystemTime) -> bool {
-    let changed = Duration::new((stat.st_ctime as i64).max(0) as u64, stat.st_ctime_nsec as u32);
-    now.duration_since(SystemTime::UNIX_EPOCH + changed).is_ok_and(|age| age >= ttl)
+    now.duration_since(stat.changed).is_ok_and(|age| age >= ttl)
 }
 
 /// Removes one hidden file, if it is stale and not in use.
 fn expire(dir: &DirHandle, name: &[u8], own: &[u8], is_old: impl Fn(&Stat) -> bool) {
     let Ok(stat) = dir.stat(name) else { return };
-    if name.starts_with(SCRATCH_PREFIX) || file_type(&stat) == FileType::Directory || !is_old(&stat) {
+    if name.starts_with(SCRATCH_PREFIX) || stat.kind == FileType::Directory || !is_old(&stat) {
         return;
     }
     let sibling = |from: &[u8], to: &[u8]| Some([name.strip_suffix(from)?, to].concat());
@@ -118,9 +115,9 @@ fn expire(dir: &DirHandle, name: &[u8], own: &[u8], is_old: impl Fn(&Stat) -> bo
     } else if let Some(journal) = sibling(PARTIAL_SUFFIX, JOURNAL_SUFFIX) {
         let fresh_journal = dir.stat(&journal).is_ok_and(|stat| !is_old(&stat));
         let Ok(file) = dir.open_file(name) else { return };
-        let locked = retry(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)).is_ok();
+        let locked = file.lock().is_ok();
         // While it is locked here, nobody resumes it; whoever waits for it looks again (`Staged::open_partial`).
-        let same = dir.stat(name).is_ok_and(|s| (s.st_dev, s.st_ino) == (stat.st_dev, stat.st_ino));
+        let same = dir.stat(name).is_ok_and(|s| s.id == stat.id);
         if !fresh_journal && locked && same {
             log::info!("an abandoned partial was removed: nobody went on with it within --partial-ttl");
             dir.unlink(&journal);

@@ -4,6 +4,7 @@
 //! Implements: docs/PROTOCOL.md, "Files".
 
 mod disk;
+mod faulty;
 mod memory;
 mod pure;
 mod quota;

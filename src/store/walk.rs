@@ -7,7 +7,8 @@
 
 use super::digest::sha256;
 use super::error::{forbidden, from_io, refuse, source_changed};
-use super::jail::{DirHandle, Jail, as_path, file_type, meta_of, retry};
+use super::fs::{File, FileOps, FileType, Listing, Local};
+use super::jail::{DirHandle, Jail};
 use super::names::{HIDDEN_PREFIX, check_relative, join, split_last};
 use super::scratch::Scratch;
 use super::sink::read_exact_at;
@@ -17,9 +18,7 @@ use crate::transfer::job::{
     UNKNOWN_SIZE,
 };
 use bytes::Bytes;
-use rustix::fs::{FileType, Mode, OFlags, Stat};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -69,7 +68,7 @@ struct Frame {
     /// Names still to be visited, the last one first.
     names: Vec<Vec<u8>>,
     /// The rest of a very large directory.
-    more: Option<rustix::fs::Dir>,
+    more: Option<Listing>,
     /// Ignore files that hold here, with their directories below the root; the outermost first.
     ignores: Vec<(Vec<u8>, Arc<IgnoreFile>)>,
     meta: Meta,
@@ -250,11 +249,11 @@ impl Walk {
         let fail = |e: io::Error| from_io(path, DOING, &e);
         let stat = dir.stat(name).map_err(fail)?;
         let root = self.at as u32;
-        let meta = meta_of(&stat);
-        if !self.filter.is_empty() && self.leaves_out(below, file_type(&stat) == FileType::Directory) {
+        let meta = stat.meta;
+        if !self.filter.is_empty() && self.leaves_out(below, stat.kind == FileType::Directory) {
             return Ok(None);
         }
-        match file_type(&stat) {
+        match stat.kind {
             FileType::Directory => {
                 if inline.is_some() {
                     let child = Arc::new(dir.open_dir(name).map_err(fail)?);
@@ -270,17 +269,17 @@ impl Walk {
             }
             FileType::RegularFile => {
                 let mut entry = entry(root, below.to_vec(), path.to_vec(), EntryKind::File, meta);
-                entry.size = size_of(&stat);
+                entry.size = stat.size;
                 if inline.is_some_and(|max| entry.size <= max) {
-                    read_inline(&dir.open_file(name).map_err(fail)?, &mut entry, inline.unwrap_or(0))?;
+                    read_inline(&*dir.open_file(name).map_err(fail)?, &mut entry, inline.unwrap_or(0))?;
                 }
                 Ok(Some(entry))
             }
             FileType::Symlink => {
-                let target = retry(|| rustix::fs::readlinkat(dir, name, Vec::new())).map_err(fail)?;
+                let target = dir.read_link(name).map_err(fail)?;
                 let meta = Meta { mode: 0, ..meta };
                 let mut entry = entry(root, below.to_vec(), path.to_vec(), EntryKind::Symlink, meta);
-                entry.target = target.into_bytes();
+                entry.target = target;
                 Ok(Some(entry))
             }
             _ => Err(special(path)),
@@ -341,7 +340,7 @@ impl Walk {
             Ok(file) => file,
             Err(error) => return Err(fail(path, error)),
         };
-        let is_file = rustix::fs::fstat(&file).is_ok_and(|stat| file_type(&stat) == FileType::RegularFile);
+        let is_file = file.stat().is_ok_and(|stat| stat.kind == FileType::RegularFile);
         if !is_file {
             let error = source_changed(&path);
             return Err(fail(path, error));
@@ -391,10 +390,10 @@ fn check_below(below: &[u8]) -> Result<(), StoreError> {
 
 impl Frame {
     fn open(dir: Arc<DirHandle>, below: Vec<u8>) -> io::Result<Self> {
-        let meta = meta_of(&rustix::fs::fstat(&dir)?);
+        let meta = dir.stat_self()?.meta;
         let mut frame = Self {
             below,
-            more: Some(rustix::fs::Dir::read_from(&dir)?),
+            more: Some(dir.list()?),
             dir: Some(dir),
             names: Vec::new(),
             ignores: Vec::new(),
@@ -422,9 +421,12 @@ impl Frame {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(from_io(&path, DOING, &e)),
             };
-            let mut text = Vec::new();
-            let read = io::Read::take(file, MAX_IGNORE_FILE_BYTES as u64 + 1);
-            io::Read::read_to_end(&mut { read }, &mut text).map_err(|e| from_io(&path, DOING, &e))?;
+            let mut text = Vec::with_capacity(MAX_IGNORE_FILE_BYTES + 1);
+            // Up to its end, or one byte too many.
+            while text.len() <= MAX_IGNORE_FILE_BYTES
+                && file.read_at(text.len() as u64, &mut text).map_err(|e| from_io(&path, DOING, &e))? > 0
+            {
+            }
             if text.len() > MAX_IGNORE_FILE_BYTES {
                 let why = "is too long for an ignore file (64 KiB); shorten it or do not name it";
                 return Err(refuse(StoreErrorKind::Limit, &path, why));
@@ -439,15 +441,14 @@ impl Frame {
         let Some(more) = &mut self.more else { return Ok(()) };
         let mut bytes = 0;
         while self.names.len() < NAMES_AT_ONCE && bytes < NAME_BYTES_AT_ONCE {
-            let Some(item) = more.read() else {
+            let Some(item) = more.next() else {
                 self.more = None;
                 break;
             };
-            let item = item?;
-            let name = item.file_name().to_bytes();
-            if name != b"." && name != b".." && !name.starts_with(HIDDEN_PREFIX) {
+            let (name, _) = item?;
+            if !name.starts_with(HIDDEN_PREFIX) {
                 bytes += name.len();
-                self.names.push(name.to_vec());
+                self.names.push(name);
             }
         }
         self.names.sort_unstable_by(|a, b| b.cmp(a));
@@ -468,10 +469,6 @@ fn location_path(location: &Location) -> &[u8] {
         Location::Stream => return b"-",
     };
     path.strip_suffix(b"/").unwrap_or(path)
-}
-
-fn size_of(stat: &Stat) -> u64 {
-    u64::try_from(stat.st_size).unwrap_or(0)
 }
 
 /// Standard input, of no known size, as of now.
@@ -503,14 +500,14 @@ fn file_entry(
     path: Vec<u8>,
     inline: Option<u64>,
 ) -> Result<SourceEntry, EntryError> {
-    let stat = match rustix::fs::fstat(&file) {
+    let stat = match file.stat() {
         Ok(stat) => stat,
-        Err(e) => return Err(EntryError { error: from_io(&path, DOING, &e.into()), path }),
+        Err(e) => return Err(EntryError { error: from_io(&path, DOING, &e), path }),
     };
-    let mut entry = entry(root, below, path, EntryKind::File, meta_of(&stat));
-    entry.size = size_of(&stat);
+    let mut entry = entry(root, below, path, EntryKind::File, stat.meta);
+    entry.size = stat.size;
     if let Some(max) = inline.filter(|&max| entry.size <= max)
-        && let Err(error) = read_inline(&file, &mut entry, max)
+        && let Err(error) = read_inline(&*file, &mut entry, max)
     {
         return Err(EntryError { path: entry.path, error });
     }
@@ -519,16 +516,16 @@ fn file_entry(
 
 /// Reads a small file whole; size and mtime must be the same before and after. If it grew past `max` meanwhile,
 /// it stays an ordinary file.
-fn read_inline(file: &File, entry: &mut SourceEntry, max: u64) -> Result<(), StoreError> {
+fn read_inline(file: &dyn FileOps, entry: &mut SourceEntry, max: u64) -> Result<(), StoreError> {
     let fail = |e: io::Error| from_io(&entry.path, DOING, &e);
     for _ in 0..READ_ATTEMPTS {
-        let before = rustix::fs::fstat(file).map_err(|e| fail(e.into()))?;
-        if file_type(&before) != FileType::RegularFile {
+        let before = file.stat().map_err(fail)?;
+        if before.kind != FileType::RegularFile {
             return Err(source_changed(&entry.path));
         }
-        let size = size_of(&before);
+        let size = before.size;
         if size > max {
-            (entry.size, entry.meta) = (size, meta_of(&before));
+            (entry.size, entry.meta) = (size, before.meta);
             return Ok(());
         }
         let mut data = Vec::with_capacity(size as usize);
@@ -537,9 +534,9 @@ fn read_inline(file: &File, entry: &mut SourceEntry, max: u64) -> Result<(), Sto
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => continue,
             Err(e) => return Err(fail(e)),
         }
-        let after = rustix::fs::fstat(file).map_err(|e| fail(e.into()))?;
-        if (size_of(&after), meta_of(&after)) == (size, meta_of(&before)) {
-            (entry.size, entry.meta) = (size, meta_of(&after));
+        let after = file.stat().map_err(fail)?;
+        if (after.size, after.meta) == (size, before.meta) {
+            (entry.size, entry.meta) = (size, after.meta);
             let sha256 = sha256(&data);
             entry.inline = Some(Inline { data: Bytes::from(data), sha256 });
             return Ok(());
@@ -551,7 +548,13 @@ fn read_inline(file: &File, entry: &mut SourceEntry, max: u64) -> Result<(), Sto
 fn open_root(places: &Places<'_>, location: &Location, shown: &[u8]) -> Result<Opened, StoreError> {
     let fail = |e: io::Error| from_io(shown, DOING, &e);
     let (parent, name) = match location {
-        Location::Local(path) => return open_local(path, shown),
+        Location::Local(path) => {
+            return match places.jail.open_local(path).map_err(fail)? {
+                Local::Dir(dir) => Ok(Opened::Dir(Arc::new(dir))),
+                Local::File(file) => Ok(Opened::File(file)),
+                Local::Special => Err(special(shown)),
+            };
+        }
         Location::Stream => return super::pipe::stdin().map(Opened::File).map_err(fail),
         Location::Jail(path) if path.is_empty() => {
             return Ok(Opened::Dir(Arc::new(places.jail.handle().map_err(fail)?)));
@@ -573,25 +576,10 @@ fn open_root(places: &Places<'_>, location: &Location, shown: &[u8]) -> Result<O
         }
     };
     let stat = parent.stat(&name).map_err(fail)?;
-    match file_type(&stat) {
+    match stat.kind {
         FileType::Directory => Ok(Opened::Dir(Arc::new(parent.open_dir(&name).map_err(fail)?))),
         FileType::RegularFile => Ok(Opened::File(parent.open_file(&name).map_err(fail)?)),
         FileType::Symlink => Err(fail(rustix::io::Errno::LOOP.into())),
         _ => Err(special(shown)),
     }
-}
-
-/// A path that the local user named: links are followed.
-fn open_local(path: &[u8], shown: &[u8]) -> Result<Opened, StoreError> {
-    let fail = |e: io::Error| from_io(shown, DOING, &e);
-    let kind = std::fs::metadata(as_path(path)).map_err(fail)?.file_type();
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    if kind.is_dir() {
-        let fd = retry(|| rustix::fs::open(as_path(path), flags | OFlags::DIRECTORY, Mode::empty()));
-        return Ok(Opened::Dir(Arc::new(DirHandle::new(fd.map_err(fail)?).map_err(fail)?)));
-    }
-    if !kind.is_file() {
-        return Err(special(shown));
-    }
-    Ok(Opened::File(retry(|| rustix::fs::open(as_path(path), flags, Mode::empty())).map_err(fail)?.into()))
 }

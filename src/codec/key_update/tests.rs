@@ -109,20 +109,20 @@ fn the_limits_hold() {
     sender.sealed_packets = UPDATE_NOW_AFTER - 2;
     seal(&mut sender, 1);
     sender.on_acknowledged(1);
-    assert!(!sender.update_due());
+    assert!(!sender.update_due(None));
     seal(&mut sender, 2);
-    assert!(sender.update_due() && !sender.exhausted());
+    assert!(sender.update_due(None) && !sender.exhausted());
     sender.sealed_packets = CONFIDENTIALITY_LIMIT - 1;
     assert!(!sender.exhausted());
     seal(&mut sender, 3);
     assert!(sender.exhausted());
     assert!(sender.update(4));
-    assert!(!sender.exhausted() && !sender.update_due());
+    assert!(!sender.exhausted() && !sender.update_due(None));
 
     let mut crc = SealKeys::new(PacketKeys::crc());
     crc.sealed_packets = CONFIDENTIALITY_LIMIT;
     crc.on_acknowledged(1);
-    assert!(!crc.update_due() && !crc.exhausted());
+    assert!(!crc.update_due(None) && !crc.exhausted());
 
     let (_, mut receiver) = pair();
     receiver.failed_packets = INTEGRITY_LIMIT - 1;

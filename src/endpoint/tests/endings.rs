@@ -75,3 +75,24 @@ fn what_is_refused_is_not_counted_as_done() {
         assert_eq!((stats.file_bytes_done, stats.file_bytes_total), (500_000, 500_000), "{stats:?}");
     }
 }
+
+/// A client that has got another address before anything of its session has reached it: the Hello that it repeats from
+/// there asks for nothing new, and its session finds it.
+#[test]
+fn a_client_that_moves_before_its_session_is_open_has_one_session() {
+    for at_ms in (0..400).step_by(7) {
+        let s = Scenario::symmetric(at_ms, profile("delay=50ms,rate=50mbit"));
+        let mut w = World::new(&s);
+        w.client_store(0).insert(b"f", &b"small"[..]);
+        w.client_store(0).insert_file(b"g", Content::Pattern { seed: 3, size: 300_000 }, Default::default());
+        let key = w.put(0, &[b"f", b"g"]);
+        w.run_for(Duration::from_millis(at_ms));
+        w.move_client(0);
+        w.run().expect("ends");
+        w.run_for(Duration::from_secs(5));
+        let report = w.report(0, key);
+        assert_eq!((report.closed, report.failures.len()), (Some(CloseReason::Done), 0), "at {at_ms} ms");
+        assert_eq!(report.finished.len(), 2, "at {at_ms} ms");
+        assert_eq!(w.server_reports().count(), 1, "at {at_ms} ms");
+    }
+}

@@ -7,13 +7,11 @@ use crate::store::SessionKey;
 use crate::store::dest::DestPlan;
 use crate::store::digest::sha256;
 use crate::store::error::{from_io, refuse};
-use crate::store::jail::retry;
 use crate::store::names::{is_below, join, split_last};
 use crate::store::walk::{Places, Walk};
 use crate::transfer::filter::Filter;
 use crate::transfer::job::{Done, EntryKind, Location, SourceRoot, StoreError, StoreErrorKind};
 use crate::transfer::sync::{Delete, SyncOptions};
-use rustix::fs::AtFlags;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
@@ -133,8 +131,11 @@ impl FileStore {
                 let (above, name) = split_last(&place);
                 let fail = |e: io::Error| from_io(&place, "cannot be removed", &e);
                 let parent = self.dirs.parent((target.id, &target.base), above, &place, None)?;
-                let flags = if kind == EntryKind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-                match retry(|| rustix::fs::unlinkat(&parent, name, flags)) {
+                let removed = match kind {
+                    EntryKind::Dir => parent.remove_dir(name),
+                    _ => (**parent).unlink(name),
+                };
+                match removed {
                     Ok(()) => self.batch.touch(Arc::clone(&parent)),
                     // Something in it is left out of all this, and so it stays.
                     Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOTEMPTY.raw_os_error()) => {

@@ -6,7 +6,8 @@ use super::{Answers, FileStore};
 use crate::store::SessionKey;
 use crate::store::digest::{Layout, Sequential};
 use crate::store::error::{exists, forbidden, from_io, refuse, wrong_kind};
-use crate::store::jail::{DirHandle, file_type, meta_of, permitted_mode, retry, times_of};
+use crate::store::fs::{File, FileOps, FileType, Stat};
+use crate::store::jail::{DirHandle, permitted_mode};
 use crate::store::names::split_last;
 use crate::store::sink::read_exact_at;
 use crate::store::walk::Places;
@@ -14,8 +15,6 @@ use crate::transfer::job::{
     BeginEntry, Done, EntryError, EntryKind, FileId, Meta, Overwrite, SourceEntry, StoreError, StoreErrorKind,
 };
 use crate::transfer::sync::{Compare, Offer, SyncOptions, Verdict};
-use rustix::fs::FileType;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -41,7 +40,7 @@ impl Comparison {
             if left == 0 {
                 return Ok(None);
             }
-            read_exact_at(&self.file, offset, len, &mut buffer)?;
+            read_exact_at(&*self.file, offset, len, &mut buffer)?;
             self.digest.take(self.digest.next(), &buffer);
             left = left.saturating_sub(len as u64);
         }
@@ -55,13 +54,13 @@ pub(super) fn same_time(a: &Meta, b: &Meta) -> bool {
 }
 
 /// Gives a file that is equal the mode and time that it would have if it had been sent.
-fn adjust(file: &File, have: &Meta, offer: &Offer, options: &SyncOptions) -> io::Result<()> {
+fn adjust(file: &dyn FileOps, have: &Meta, offer: &Offer, options: &SyncOptions) -> io::Result<()> {
     let mode = permitted_mode(&offer.meta);
     if !options.no_mode && permitted_mode(have) != mode {
-        retry(|| rustix::fs::fchmod(file, mode))?;
+        file.set_mode(mode)?;
     }
     if !options.no_mtime && !same_time(have, &offer.meta) {
-        retry(|| rustix::fs::futimens(file, &times_of(&offer.meta)))?;
+        file.set_times(&offer.meta)?;
     }
     Ok(())
 }
@@ -69,7 +68,7 @@ fn adjust(file: &File, have: &Meta, offer: &Offer, options: &SyncOptions) -> io:
 /// What is there, and where.
 enum There {
     Nothing,
-    Entry(Arc<DirHandle>, Vec<u8>, rustix::fs::Stat),
+    Entry(Arc<DirHandle>, Vec<u8>, Stat),
 }
 
 impl FileStore {
@@ -93,9 +92,8 @@ impl FileStore {
             Overwrite::Never => Err(exists(&offer.path)),
             Overwrite::Always => Ok(Verdict::Wanted),
         };
-        let have = meta_of(&stat);
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let regular = match file_type(&stat) {
+        let (have, size) = (stat.meta, stat.size);
+        let regular = match stat.kind {
             FileType::Directory => {
                 return Err(wrong_kind(&offer.path, "is a directory at the destination; rename one of them"));
             }
@@ -108,7 +106,7 @@ impl FileStore {
                 let exact = options.dry_run
                     || options.no_mode
                     || permitted_mode(&have) == permitted_mode(&offer.meta)
-                    || dir.open_file(&name).and_then(|f| adjust(&f, &have, &offer, options)).is_ok();
+                    || dir.open_file(&name).and_then(|f| adjust(&*f, &have, &offer, options)).is_ok();
                 if exact { Ok(Verdict::Equal) } else { differs() }
             }
             Some(Compare::Digest) if regular && size == offer.size => {
@@ -141,12 +139,11 @@ impl FileStore {
                 Ok(Verdict::More)
             }
             Some(true) => {
-                let have = rustix::fs::fstat(&c.file).map(|stat| meta_of(&stat));
-                let adjusted = have.map_err(io::Error::from).and_then(|have| {
+                let adjusted = c.file.stat().and_then(|stat| {
                     if state.options.dry_run {
                         Ok(())
                     } else {
-                        adjust(&c.file, &have, &c.offer, &state.options)
+                        adjust(&*c.file, &stat.meta, &c.offer, &state.options)
                     }
                 });
                 // Equal it is all the same: whoever may not set its time will compare again next time.
@@ -213,7 +210,7 @@ impl FileStore {
         }
         let there = self.look_at(session, &entry.path, entry.kind, done)?;
         let There::Entry(dir, name, stat) = there else { return Ok(otherwise) };
-        match (entry.kind, file_type(&stat)) {
+        match (entry.kind, stat.kind) {
             (EntryKind::Dir, FileType::Directory) => Ok(Some(Verdict::Equal)),
             (EntryKind::Dir, _) => {
                 let why = "a file stands where a directory is needed; rename one of them";
@@ -222,10 +219,7 @@ impl FileStore {
             (_, FileType::Directory) => {
                 Err(wrong_kind(&entry.path, "is a directory at the destination; rename one of them"))
             }
-            (_, FileType::Symlink)
-                if retry(|| rustix::fs::readlinkat(&dir, name.as_slice(), Vec::new()))
-                    .is_ok_and(|target| target.as_bytes() == entry.target) =>
-            {
+            (_, FileType::Symlink) if dir.read_link(&name).is_ok_and(|target| target == entry.target) => {
                 Ok(Some(Verdict::Equal))
             }
             _ if self.overwrite(session) == Overwrite::Never => Err(exists(&entry.path)),

@@ -364,7 +364,8 @@ fn stale_leftovers_go_and_what_is_in_use_stays() {
     #[allow(clippy::disallowed_methods, reason = "files are as old as the clock says")]
     let now = SystemTime::now();
     let sweep = |ttl: u64, later: u64| {
-        let open = super::super::jail::Jail::open(&jail).unwrap();
+        let open =
+            super::super::jail::Jail::over(Box::new(super::super::fs::real::RealDisk::open(&jail).unwrap()));
         let mut sweep = super::super::sweep::Sweep::new(Duration::from_secs(ttl), b".fulmar-mine-".to_vec());
         // However small the steps are.
         for _ in 0..200 {
