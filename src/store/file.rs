@@ -11,6 +11,7 @@ use super::jail::{
 };
 use super::journal::{Identity, Journal};
 use super::names::{check_relative, is_below, split_first, split_last};
+use super::neighbours::Neighbours;
 use super::partial::{Staged, TempNames, may_place, reserve};
 use super::quota::{Quota, disk_bytes};
 use super::scratch::Scratch;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 mod delete;
 mod offers;
+mod yielding;
 
 /// How a store on disk behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -130,6 +132,7 @@ pub struct FileStore {
     batch: Batch,
     sweep: Option<Sweep>,
     quota: Option<Quota>,
+    neighbours: Option<Arc<Neighbours>>,
     next_target: u64,
 }
 
@@ -169,6 +172,7 @@ impl FileStore {
             temps,
             sweep,
             quota,
+            neighbours: None,
             sessions: HashMap::new(),
             open_sources: OpenSources::default(),
             encoder: Encoder::new(clock),
@@ -272,14 +276,20 @@ impl Store for FileStore {
             self.batch.flush(true, done);
         }
         self.settle_quota(done);
+        self.yield_claimed(done);
     }
 
     fn idle(&mut self, done: &mut Answers) {
+        self.yield_claimed(done);
         self.batch.flush(false, done);
         self.settle_quota(done);
         if let Some(sweep) = &mut self.sweep {
             sweep.step(&self.jail, wall_clock(), IDLE_SWEEP);
         }
+    }
+
+    fn look_within(&self) -> Option<Duration> {
+        self.claims_due()
     }
 }
 
@@ -624,7 +634,7 @@ impl FileStore {
         let layout = Layout { size: entry.size, chunk_size: entry.chunk_size };
         let identity = Identity::new(name, layout, &entry.meta);
         self.take_over(session, &dir, name, identity, done);
-        let (staged, file) = Staged::open_partial(dir, name, &shown)?;
+        let (staged, file) = self.open_or_claim(dir, name, &shown, identity)?;
         let there = rustix::fs::fstat(&file).map_or(0, |stat| disk_bytes(&stat));
         let dir = Arc::clone(&staged.dir);
         if let Err(error) = self.charge((session, entry.file), entry.size, (&dir, name, there), &shown) {

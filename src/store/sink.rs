@@ -6,6 +6,7 @@ use super::digest::{Layout, RangeSet, Received};
 use super::error::{digest_mismatch, forbidden, from_io, refuse};
 use super::jail::{DirHandle, Preserve, permitted_mode, retry, times_of};
 use super::journal::{Identity, Journal};
+use super::neighbours::Claim;
 use super::partial::Staged;
 use crate::codec::chunk::{crc32, decode_chunk};
 use crate::transfer::job::{ChunkCodec, Meta, Overwrite, StoreError, StoreErrorKind};
@@ -255,6 +256,11 @@ impl Sink {
     pub(crate) fn is_for(&self, dir: &DirHandle, name: &[u8], identity: Identity) -> bool {
         let own = || Identity::new(&self.staged.name, self.received.layout, &self.meta);
         self.staged.dir.id == dir.id && self.staged.name == name && own() == identity
+    }
+
+    /// By what another process would claim it.
+    pub(crate) fn claim(&self) -> Claim {
+        Claim::new(&self.staged.dir, Identity::new(&self.staged.name, self.received.layout, &self.meta))
     }
 
     /// What it takes on the disk.
