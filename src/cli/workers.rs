@@ -287,7 +287,7 @@ impl Parent {
         arguments.insert(1.min(arguments.len()), format!("--worker={index}").into());
         // A group of its own: Ctrl-C in a terminal is for the parent, which stops its workers in its own way.
         command.args(arguments).stdin(Stdio::from(theirs)).stdout(Stdio::null()).process_group(0);
-        let mut child = command.spawn()?;
+        let child = command.spawn()?;
         // Its end of the channel must not stay open here.
         drop(command);
         let process = child.id();
