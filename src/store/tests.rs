@@ -5,6 +5,7 @@
 
 mod disk;
 mod memory;
+mod neighbours;
 mod pure;
 mod quota;
 mod random;

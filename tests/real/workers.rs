@@ -1,6 +1,6 @@
 //! `serve --workers`: several processes on one port look like one server.
 
-use crate::support::{Lab, Running, Server, Signal, noise, until};
+use crate::support::{Lab, Running, Server, Signal, noise, now, until};
 use rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -70,7 +70,7 @@ fn thirty_two_clients_through_losses_are_served_by_several_workers() {
 /// Forwards datagrams between one client and the server, from another port of its own every now and then: a NAT that
 /// forgets its mapping.
 fn rebinding_nat(server: SocketAddr, stop: Arc<AtomicBool>, rebound: Arc<AtomicUsize>) -> SocketAddr {
-    const PORT_LIFE_DATAGRAMS: usize = 400;
+    const PORT_LIFE: Duration = Duration::from_millis(300);
     let inside = UdpSocket::bind("127.0.0.1:0").expect("bound");
     let address = inside.local_addr().expect("has one");
     inside.set_read_timeout(Some(Duration::from_millis(1))).expect("set");
@@ -80,15 +80,14 @@ fn rebinding_nat(server: SocketAddr, stop: Arc<AtomicBool>, rebound: Arc<AtomicU
             socket.set_nonblocking(true).expect("set");
             socket
         };
-        let (mut current, mut client, mut sent) = (outside(), None, 0);
+        let (mut current, mut client, mut since) = (outside(), None, now());
         let mut buf = vec![0; 65_536];
         while !stop.load(Ordering::Relaxed) {
             if let Ok((len, from)) = inside.recv_from(&mut buf) {
                 client = Some(from);
                 let _ = current.send_to(&buf[..len], server);
-                sent += 1;
-                if sent % PORT_LIFE_DATAGRAMS == 0 {
-                    current = outside();
+                if since.elapsed() > PORT_LIFE {
+                    (current, since) = (outside(), now());
                     rebound.fetch_add(1, Ordering::Relaxed);
                 }
             }
