@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::neighbours::{CLAIM_BYTES, CLAIM_WAIT, Neighbours};
+use crate::transfer::job::StoreErrorKind as K;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
