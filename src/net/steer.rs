@@ -58,18 +58,19 @@ fn steer(socket: &Socket, count: u8) -> io::Result<()> {
     /// Where the client's connection ID stands in a Hello: type, magic, version before it.
     const HELLO_CID_AT: u32 = 1 + crate::wire::MAGIC.len() as u32 + 1;
     let op = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let load = |size: u32, at: u32| op(libc::BPF_LD as u32 | size | libc::BPF_ABS as u32, at);
-    let give = || op(libc::BPF_RET as u32 | libc::BPF_A as u32, 0);
-    let is_hello = op((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u32, TYPE_HELLO.into());
+    let load = |size: u32, at: u32| op(libc::BPF_LD | size | libc::BPF_ABS, at);
+    let give = || op(libc::BPF_RET | libc::BPF_A, 0);
+    let is_hello = op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, TYPE_HELLO.into());
     let mut program = [
-        load(libc::BPF_B as u32, 0),
+        load(libc::BPF_B, 0),
         libc::sock_filter { jf: 3, ..is_hello },
-        load(libc::BPF_W as u32, HELLO_CID_AT),
-        op((libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K) as u32, count.into()),
+        load(libc::BPF_W, HELLO_CID_AT),
+        op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count.into()),
         give(),
-        load(libc::BPF_B as u32, 1),
+        load(libc::BPF_B, 1),
         give(),
     ];
+    // The kernel copies the program within the call.
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::AttachReusePortCbpf, &program)?;
     Ok(())

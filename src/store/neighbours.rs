@@ -44,10 +44,13 @@ impl Claim {
     }
 }
 
+/// Hands a claim to all other processes.
+type Ask = dyn Fn(&[u8; CLAIM_BYTES]) + Send + Sync;
+
 /// The other processes, as the store sees them.
 pub struct Neighbours {
     /// Hands a claim to all of them; it may get lost.
-    ask: Box<dyn Fn(&[u8; CLAIM_BYTES]) + Send + Sync>,
+    ask: Box<Ask>,
     claims: Mutex<Vec<[u8; CLAIM_BYTES]>>,
 }
 
