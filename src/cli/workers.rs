@@ -34,6 +34,8 @@ const BEAT: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const STEADY: Duration = Duration::from_secs(10);
+/// Before one is started again that was told to stop: who tells all processes of a service at once (systemd) tells the parent too.
+const POLITE_PAUSE: Duration = Duration::from_secs(1);
 
 /// `--workers`; 1: no other processes.
 pub fn count(args: &ServeArgs) -> Result<u8, Failure> {
@@ -378,6 +380,13 @@ impl Seat {
         let steady = now.saturating_duration_since(self.started) >= STEADY;
         self.pause = if steady { FIRST_PAUSE } else { LONGEST_PAUSE.min(2 * self.pause) };
         (self.restart_at, self.is_running) = (Some(now + self.pause), false);
+        if status.as_ref().is_ok_and(ExitStatus::success) {
+            self.restart_at = Some(now + POLITE_PAUSE);
+            return log::info!(
+                "worker {index} (process {}) has stopped, as somebody told it to",
+                self.process
+            );
+        }
         let how = match status {
             Ok(status) => match (status.signal(), status.code()) {
                 (Some(signal), _) => format!("was ended by signal {signal}"),

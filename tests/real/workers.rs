@@ -195,6 +195,14 @@ fn workers_end_with_their_parent_however_it_ends() {
     server.process.signal(Signal::KILL);
     server.process.end();
     until("the end of the workers", || !workers.iter().any(|w| is_alive(*w)));
+    // As systemd does it: everybody is told, the workers first.
+    let server = lab.serve(&["--workers", "2"]);
+    for worker in workers_of(&server) {
+        let worker = Pid::from_raw(worker).expect("a process");
+        rustix::process::kill_process(worker, Signal::TERM).expect("it runs");
+    }
+    let log = server.stop();
+    assert!(!log.iter().any(|line| line.contains("ERROR") || line.contains("again")), "{}", log.join("\n"));
 }
 
 #[test]
