@@ -402,6 +402,12 @@ pub struct ServeArgs {
     /// Watching it.
     #[command(flatten)]
     pub watch: super::watch::WatchArgs,
+    /// Serve with so many processes on the one port, for machines with many cores [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    pub workers: Option<String>,
+    /// Which of the workers this process is: what --workers gives to those that it starts
+    #[arg(long, value_name = "INDEX", hide = true)]
+    pub worker: Option<String>,
     /// Serve one copy and end: what fulmar cp starts over ssh; told on stdin what to do, so no other option goes with it
     #[arg(long, exclusive = true)]
     pub once: bool,

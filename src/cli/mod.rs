@@ -33,6 +33,7 @@ pub mod top;
 pub mod trace;
 pub mod trace_report;
 pub mod watch;
+pub mod workers;
 
 use args::{Command, OutputArgs, VerbosityArgs};
 use exit::Failure;

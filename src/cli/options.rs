@@ -91,6 +91,7 @@ pub fn server(args: &ServeArgs) -> Result<(SessionConfig, ServerConfig), Failure
             Some(text) => size("--max-file-size", text)?,
         },
         task: defaults.task,
+        place: defaults.place,
     };
     Ok((session, server))
 }

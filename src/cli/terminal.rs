@@ -75,12 +75,22 @@ pub fn stdout_line(line: &str) -> bool {
     stdout(format!("{line}\n").as_bytes())
 }
 
+/// What every log record of this process begins with.
+static LOG_LABEL: OnceLock<String> = OnceLock::new();
+
+/// From now on log records begin with this: several processes share one stderr.
+pub fn set_log_label(label: String) {
+    let _ = LOG_LABEL.set(label);
+}
+
 /// Log records on stderr, around the bars.
 struct LogPipe;
 
 impl Write for LogPipe {
     fn write(&mut self, record: &[u8]) -> std::io::Result<usize> {
-        around_bars(|| std::io::stderr().lock().write_all(record))?;
+        // One write for the whole record, or those of several processes might mix.
+        let labelled = LOG_LABEL.get().map(|label| [label.as_bytes(), record].concat());
+        around_bars(|| std::io::stderr().lock().write_all(labelled.as_deref().unwrap_or(record)))?;
         Ok(record.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {

@@ -6,7 +6,7 @@ use super::throttle::{Bucket, Throttle};
 use crate::codec::handshake::{
     ClientShare, CookieKey, ENTROPY_BYTES, ServerHandshake, SessionKeys, Transcript,
 };
-use crate::endpoint::config::Secret;
+use crate::endpoint::config::{Place, Secret};
 use crate::session::refusal::{Refusal, Refusals};
 use crate::wire::handshake::{Hello, Params, Reject, RejectCode, Reply, Retry, Security};
 use crate::wire::packet::{ProtectedHeader, strip_trailer};
@@ -38,7 +38,8 @@ const NETWORK_PAKES: (f64, f64) = (20.0, 16.0);
 const REPLY_SPACING: Duration = Duration::from_millis(50);
 /// A cookie is good for one to two of these.
 const COOKIE_BUCKET: Duration = Duration::from_secs(30);
-/// Wait after the first failed guess from an address; doubles with each, up to 64 times.
+/// Wait after the first failed guess from an address; doubles with each, up to 64 times. Each of several workers counts for itself, so
+/// this and the time after which guesses are forgotten are multiplied by their number: that many can be guessed at in turns.
 const GUESS_PAUSE: Duration = Duration::from_millis(100);
 /// Addresses whose failed guesses are remembered.
 const MAX_GUESSERS: usize = 1024;
@@ -127,11 +128,12 @@ pub(super) struct Admission {
     throttle: Throttle,
     guessers: HashMap<IpAddr, Guesser>,
     swept_at: Instant,
+    place: Place,
     pub(super) refusals: Refusals,
 }
 
 impl Admission {
-    pub(super) fn new(now: Instant, rng: &mut StdRng) -> Self {
+    pub(super) fn new(now: Instant, place: Place, rng: &mut StdRng) -> Self {
         let mut key = [0; 32];
         rng.fill_bytes(&mut key);
         Self {
@@ -148,6 +150,7 @@ impl Admission {
             throttle: Throttle::new(now, rng),
             guessers: HashMap::new(),
             swept_at: now,
+            place,
             refusals: Refusals::default(),
         }
     }
@@ -266,7 +269,7 @@ impl Admission {
                 return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
             }
         }
-        let waits = is_waiting(&self.guessers, now, remote.ip());
+        let waits = is_waiting(&self.guessers, self.place, now, remote.ip());
         if waits || !self.may_compute(now, remote.ip(), left) {
             self.refusals.count(if waits { Refusal::Guessing } else { Refusal::Overload });
             return None;
@@ -278,8 +281,8 @@ impl Admission {
             self.refusals.count(Refusal::Share);
             return None;
         };
-        let mut cid = Cid([0; 8]);
-        // The first byte steers between worker processes; this is the only one.
+        // The first byte steers between worker processes.
+        let mut cid = Cid([self.place.index; 8]);
         rng.fill_bytes(&mut cid.0[1..]);
         let reply = Reply {
             client_cid: hello.client_cid,
@@ -346,7 +349,7 @@ impl Admission {
             return Err(None);
         }
         // Handshakes gathered beforehand must not make many guesses at once; an honest Confirm comes again.
-        if !h.failed && is_waiting(&self.guessers, now, h.remote.ip()) {
+        if !h.failed && is_waiting(&self.guessers, self.place, now, h.remote.ip()) {
             self.refusals.count(Refusal::Guessing);
             return Err(None);
         }
@@ -436,7 +439,8 @@ impl Admission {
             return;
         }
         self.swept_at = now;
-        self.guessers.retain(|_, g| now < g.last_at + GUESS_MEMORY);
+        let memory = GUESS_MEMORY * u32::from(self.place.of);
+        self.guessers.retain(|_, g| now < g.last_at + memory);
         let (per_sec, most) = NETWORK_PAKES;
         self.pake_users.retain(|_, own| own.refill(now, per_sec, most) < most);
     }
@@ -468,8 +472,7 @@ fn network_of(ip: IpAddr) -> IpAddr {
 }
 
 /// Whether an address has to wait after its failed guesses.
-fn is_waiting(guessers: &HashMap<IpAddr, Guesser>, now: Instant, ip: IpAddr) -> bool {
-    guessers
-        .get(&network_of(ip))
-        .is_some_and(|g| now < g.last_at + GUESS_PAUSE * (1 << (g.failures.saturating_sub(1)).min(6)))
+fn is_waiting(guessers: &HashMap<IpAddr, Guesser>, place: Place, now: Instant, ip: IpAddr) -> bool {
+    let pause = |failures: u32| GUESS_PAUSE * (1 << failures.saturating_sub(1).min(6)) * u32::from(place.of);
+    guessers.get(&network_of(ip)).is_some_and(|g| now < g.last_at + pause(g.failures))
 }

@@ -98,6 +98,21 @@ pub enum Task {
     Receive(Dest),
 }
 
+/// Which one of several worker processes on one port this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The first byte of its connection IDs, from 0.
+    pub index: u8,
+    /// How many there are; at least 1.
+    pub of: u8,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { index: 0, of: 1 }
+    }
+}
+
 /// What a server allows.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -117,6 +132,8 @@ pub struct ServerConfig {
     pub max_file_bytes: u64,
     /// The server is there for this alone; `None`: for what its clients ask.
     pub task: Option<Arc<Task>>,
+    /// `serve --workers`: which worker this is.
+    pub place: Place,
 }
 
 impl Default for ServerConfig {
@@ -130,6 +147,7 @@ impl Default for ServerConfig {
             allow_delete: false,
             max_file_bytes: u64::MAX,
             task: None,
+            place: Place::default(),
         }
     }
 }

@@ -127,7 +127,8 @@ impl Endpoint {
     /// `seed` drives every random choice, so it must come from the operating system's generator in production.
     pub fn new(config: EndpointConfig, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = StdRng::from_seed(seed);
-        let admission = Admission::new(now, &mut rng);
+        let place = config.server.as_ref().map(|s| s.place).unwrap_or_default();
+        let admission = Admission::new(now, place, &mut rng);
         let rate = config.server.as_ref().and_then(|s| s.total_limit_bytes_per_sec);
         let limit = rate.map(|rate| {
             let mut p = Pacer::new(now);

@@ -6,7 +6,7 @@ use super::client::NetError;
 use crate::store::{SessionKey, Store};
 use crate::transfer::job::{Done, Job};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -205,7 +205,17 @@ fn work(mut store: Box<dyn Store>, jobs: &Receiver<(SessionKey, Job)>, shared: &
                 fresh = false;
                 continue;
             }
-            Err(TryRecvError::Empty) => jobs.recv().ok(),
+            Err(TryRecvError::Empty) => match store.look_within() {
+                None => jobs.recv().ok(),
+                Some(pause) => match jobs.recv_timeout(pause) {
+                    Ok(job) => Some(job),
+                    Err(RecvTimeoutError::Timeout) => {
+                        fresh = true;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => None,
+                },
+            },
             Err(TryRecvError::Disconnected) => None,
         };
         let Some((session, job)) = next else { break };

@@ -10,11 +10,13 @@ pub mod pipe;
 pub mod server;
 mod server_log;
 mod shims;
+pub mod steer;
 pub mod stream;
 mod timer;
 pub mod trace;
 pub mod udp;
 pub mod watch;
+pub mod workers;
 
 use crate::store::Store;
 use crate::store::file::{FileOptions, FileStore};
@@ -42,15 +44,23 @@ fn open_store(
     partial_ttl: Option<Duration>,
     quota_bytes: Option<u64>,
 ) -> Result<Box<dyn Store>, NetError> {
+    Ok(Box::new(open_file_store(jail, partial_ttl, quota_bytes)?))
+}
+
+/// The same, as what it is.
+fn open_file_store(
+    jail: Option<&Path>,
+    partial_ttl: Option<Duration>,
+    quota_bytes: Option<u64>,
+) -> Result<FileStore, NetError> {
     raise_file_limit();
     let options = FileOptions { partial_ttl, quota_bytes, ..FileOptions::default() };
-    let store = FileStore::open(jail.unwrap_or(Path::new("/")), options).map_err(|e| {
+    FileStore::open(jail.unwrap_or(Path::new("/")), options).map_err(|e| {
         let kind = e.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
         let refused = matches!(
             kind,
             Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory)
         );
         NetError { exit_code: if refused { 5 } else { 1 }, message: e.to_string() }
-    })?;
-    Ok(Box::new(store))
+    })
 }

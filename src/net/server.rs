@@ -5,6 +5,7 @@
 use super::client::NetError;
 use super::driver::{Clock, Driver, Parts, random_bytes};
 use super::server_log::ServerLog;
+use super::steer;
 use super::stream::{Link, STREAM_DATAGRAM_BYTES, STREAM_PEER, StreamPipe};
 use super::trace::TraceFile;
 use super::udp::{UdpPipe, local_payload, path_payload};
@@ -13,9 +14,11 @@ use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
 use crate::impair::Spec;
 use crate::session::event::{CloseReason, Event};
-use crate::store::Store;
+use crate::store::{Neighbours, Store};
+use socket2::Socket;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -76,17 +79,50 @@ impl Server {
     /// # Errors
     /// Exit code 1: the address cannot be bound (the sentence names the port and the way out). A directory that
     /// cannot be served has the store's code: 5 when it is missing or forbidden.
-    pub fn bind(mut options: ServerOptions) -> Result<Self, NetError> {
+    pub fn bind(options: ServerOptions) -> Result<Self, NetError> {
         let store = super::open_store(Some(&options.dir), options.partial_ttl, options.quota_bytes)?;
         let listen = options.listen;
-        let pipe = UdpPipe::bind(listen).or_else(|e| {
-            let no_ipv6 = e.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
-            if no_ipv6 && listen.ip().is_unspecified() {
-                return UdpPipe::bind((Ipv4Addr::UNSPECIFIED, listen.port()).into());
-            }
-            Err(e)
-        });
+        let pipe = bind_or_v4(listen, UdpPipe::bind);
         let pipe = pipe.map_err(|e| bind_error(listen, &e))?;
+        Self::with(options, pipe, store)
+    }
+
+    /// A worker: its socket is bound already, and `neighbours` serve the same directory.
+    ///
+    /// # Errors
+    /// As `bind`; exit code 1 if the socket cannot be used.
+    pub fn adopt(
+        options: ServerOptions,
+        socket: OwnedFd,
+        neighbours: Arc<Neighbours>,
+    ) -> Result<Self, NetError> {
+        let store = super::open_file_store(Some(&options.dir), options.partial_ttl, options.quota_bytes)?;
+        let listen = options.listen;
+        let pipe = UdpPipe::from_socket(socket.into()).map_err(|e| bind_error(listen, &e))?;
+        Self::with(options, pipe, Box::new(store.with_neighbours(neighbours)))
+    }
+
+    /// Binds one socket for each of so many workers, as `bind` would bind one; the address, with its real port.
+    ///
+    /// # Errors
+    /// As `bind`; the system cannot steer packets to workers.
+    pub fn bind_group(listen: SocketAddr, count: u8) -> Result<(Vec<Socket>, SocketAddr), NetError> {
+        let group = bind_or_v4(listen, |address| steer::bind_group(address, count));
+        let group = group.map_err(|e| match e.kind() {
+            io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => NetError {
+                exit_code: 1,
+                message: "this system cannot share a UDP port among workers (Linux 4.5 or newer can): serve without \
+                          --workers"
+                    .into(),
+            },
+            _ => bind_error(listen, &e),
+        })?;
+        let local = group[0].local_addr().map(|a| a.as_socket()).ok().flatten().unwrap_or(listen);
+        Ok((group, local))
+    }
+
+    fn with(mut options: ServerOptions, pipe: UdpPipe, store: Box<dyn Store>) -> Result<Self, NetError> {
+        let listen = options.listen;
         let local = super::pipe::DatagramPipe::local_addr(&pipe).map_err(|e| bind_error(listen, &e))?;
         options.endpoint.session.max_datagram_bytes = local_payload(local);
         let watch = options.watch.is_wanted().then(|| Bound::bind(&options.watch)).transpose()?;
@@ -218,6 +254,17 @@ fn handle_events(
         server_log.event(now, session, &event, stats);
     }
     asked
+}
+
+/// `[::]` falls back to `0.0.0.0` on a machine without IPv6.
+fn bind_or_v4<T>(listen: SocketAddr, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    bind(listen).or_else(|e| {
+        let no_ipv6 = e.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
+        if no_ipv6 && listen.ip().is_unspecified() {
+            return bind((Ipv4Addr::UNSPECIFIED, listen.port()).into());
+        }
+        Err(e)
+    })
 }
 
 /// One sentence: which port, what is wrong, what to do.

@@ -53,12 +53,16 @@ impl UdpPipe {
     /// # Errors
     /// What the kernel says: the address is in use or not ours, or the family is not there.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(!address.ip().is_unspecified())?;
-        }
-        socket.set_nonblocking(true)?;
+        let socket = unbound(address)?;
         socket.bind(&address.into())?;
+        Self::from_socket(socket)
+    }
+
+    /// Takes a socket that is bound already, and does not block.
+    ///
+    /// # Errors
+    /// It is no UDP socket, or the kernel lacks what quinn-udp needs.
+    pub fn from_socket(socket: Socket) -> io::Result<Self> {
         let state = new_state(&socket)?;
         raise_buffers(&socket, &state);
         let socket = mio::net::UdpSocket::from_std(socket.into());
@@ -242,6 +246,16 @@ impl DatagramPipe for UdpPipe {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.local)
     }
+}
+
+/// A socket for this address, not bound yet. An IPv6 wildcard takes IPv4 too.
+pub(super) fn unbound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// Which local address each remote sends to, so that answers of a wildcard socket on a host with several addresses

@@ -8,6 +8,7 @@ use super::digest::Layout;
 use super::fs::Disk;
 use super::fs::real::RealDisk;
 use super::jail::{DirCache, DirHandle, Jail, Preserve};
+use super::neighbours::Neighbours;
 use super::partial::TempNames;
 use super::quota::Quota;
 use super::scratch::Scratch;
@@ -36,6 +37,7 @@ mod finish;
 mod offers;
 mod room;
 mod sources;
+mod yielding;
 
 /// How a store on disk behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,6 +125,7 @@ pub struct FileStore {
     batch: Batch,
     sweep: Option<Sweep>,
     quota: Option<Quota>,
+    neighbours: Option<Arc<Neighbours>>,
     next_target: u64,
 }
 
@@ -168,6 +171,7 @@ impl FileStore {
             temps,
             sweep,
             quota,
+            neighbours: None,
             sessions: BTreeMap::new(),
             open_sources: OpenSources::default(),
             encoder,
@@ -271,14 +275,20 @@ impl Store for FileStore {
             self.batch.flush(true, done);
         }
         self.settle_quota(done);
+        self.yield_claimed(done);
     }
 
     fn idle(&mut self, done: &mut Answers) {
+        self.yield_claimed(done);
         self.batch.flush(false, done);
         self.settle_quota(done);
         if let Some(sweep) = &mut self.sweep {
             sweep.step(&self.jail, self.jail.wall_clock(), IDLE_SWEEP);
         }
+    }
+
+    fn look_within(&self) -> Option<Duration> {
+        self.claims_due()
     }
 }
 

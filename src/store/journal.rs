@@ -46,6 +46,11 @@ impl Identity {
         Self { header }
     }
 
+    /// What tells it apart.
+    pub(crate) fn as_bytes(&self) -> &[u8; HEADER_BYTES] {
+        &self.header
+    }
+
     /// The slot of a chunk whose plain bytes have this CRC-32.
     pub(crate) fn slot(&self, chunk: u64, crc: u32) -> [u8; SLOT_BYTES] {
         let mut checked = [0; 16];

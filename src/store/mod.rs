@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Files".
 
 use crate::transfer::job::{Done, Job};
+use std::time::Duration;
 
 mod batch;
 mod dest;
@@ -14,6 +15,7 @@ pub(crate) mod jail;
 mod journal;
 pub mod memory;
 pub(crate) mod names;
+mod neighbours;
 mod partial;
 mod pipe;
 pub(crate) mod quota;
@@ -29,6 +31,7 @@ mod walk;
 
 pub(crate) use digest::sha256;
 pub use journal::named_chunks;
+pub use neighbours::{CLAIM_BYTES, Neighbours};
 
 /// Tells apart the sessions that share one store; chosen by the endpoint, never reused.
 pub type SessionKey = u64;
@@ -39,6 +42,10 @@ pub trait Store: Send {
     fn run(&mut self, session: SessionKey, job: Job, done: &mut Vec<(SessionKey, Done)>);
     /// The queue is empty: finish what was batched (syncs and renames of small files).
     fn idle(&mut self, done: &mut Vec<(SessionKey, Done)>);
+    /// `idle` must be called again after so long, though no job comes; `None`: it need not.
+    fn look_within(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// False for jobs about something that an earlier job of the session must have begun: without a session there is

@@ -7,6 +7,7 @@ use super::error::{digest_mismatch, forbidden, from_io, refuse};
 use super::fs::{File, FileOps};
 use super::jail::{DirHandle, Preserve, permitted_mode};
 use super::journal::{Identity, Journal};
+use super::neighbours::Claim;
 use super::partial::Staged;
 use super::quota::disk_bytes;
 use crate::codec::chunk::{crc32, decode_chunk};
@@ -257,6 +258,11 @@ impl Sink {
     pub(crate) fn is_for(&self, dir: &DirHandle, name: &[u8], identity: Identity) -> bool {
         let own = || Identity::new(&self.staged.name, self.received.layout, &self.meta);
         self.is_at(dir, name) && own() == identity
+    }
+
+    /// By what another process would claim it.
+    pub(crate) fn claim(&self) -> Claim {
+        Claim::new(&self.staged.dir, Identity::new(&self.staged.name, self.received.layout, &self.meta))
     }
 
     /// What it takes on the disk.

@@ -6,6 +6,7 @@
 mod disk;
 mod faulty;
 mod memory;
+mod neighbours;
 mod pure;
 mod quota;
 mod random;

@@ -25,3 +25,4 @@ mod sync;
 mod transfer;
 mod watching;
 mod wireshark;
+mod workers;

@@ -24,7 +24,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 /// Commands that talk to a server: `[defaults]` and `[host.NAME]` are for them.
 pub const CLIENT_COMMANDS: [&str; 5] = ["put", "get", "ls", "echo", "cp"];
 /// Options for which a layer below the command line makes no sense.
-const NEVER: [&str; 2] = ["help", "version"];
+const NEVER: [&str; 3] = ["help", "version", "worker"];
 
 /// Why a command line could not be understood.
 #[derive(Debug)]

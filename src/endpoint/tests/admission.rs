@@ -1,8 +1,9 @@
 //! Hellos: repetition, floods, cookies, guesses, amplification.
 
 use super::*;
+use crate::endpoint::config::Place;
 use crate::wire::handshake::{Hello, Reply};
-use crate::wire::packet::append_trailer;
+use crate::wire::packet::{CONFIRM_BYTES, ProtectedHeader, append_trailer};
 
 #[test]
 fn hellos_are_repeated_early_and_then_steadily() {
@@ -109,6 +110,48 @@ fn ask(server: &mut Endpoint, now: Instant, from: SocketAddr, datagram: &[u8]) -
     }
     assert!(all.iter().map(Vec::len).sum::<usize>() <= 3 * datagram.len(), "amplified");
     all
+}
+
+#[test]
+fn connection_ids_begin_with_the_number_of_the_worker() {
+    let start = origin();
+    for index in [0, 1, 127] {
+        let mut config = EndpointConfig::new(Secret::Insecure);
+        config.server = Some(ServerConfig { place: Place { index, of: 128 }, ..ServerConfig::default() });
+        let mut s = Endpoint::new(config, [1; 32], start);
+        let answers = ask(&mut s, start, "1.2.3.4:5".parse().expect("an address"), &a_hello().encode());
+        let cid = Reply::decode(&answers[0]).expect("a Reply").0.server_cid;
+        assert_eq!(cid.0[0], index);
+        assert_ne!(cid.0[1..], [index; 7], "the rest is random");
+    }
+}
+
+/// A guess at each worker in turn takes N times the pause of one server.
+#[test]
+fn guesses_at_several_workers_are_no_faster_than_at_one_server() {
+    let start = origin();
+    let from = "1.2.3.4:5".parse().expect("an address");
+    for (of, pause_ms) in [(1, 100), (8, 800)] {
+        let mut config = EndpointConfig::new(Secret::Insecure);
+        config.server = Some(ServerConfig { place: Place { index: 0, of }, ..ServerConfig::default() });
+        let mut s = Endpoint::new(config, [1; 32], start);
+        let hello = a_hello();
+        let answers = ask(&mut s, start, from, &hello.encode());
+        let cid = Reply::decode(&answers[0]).expect("a Reply").0.server_cid;
+        let mut confirm = Vec::new();
+        let header =
+            ProtectedHeader { cid, truncated_number: 0, key_phase: false, confirm: Some([9; CONFIRM_BYTES]) };
+        header.encode(&mut confirm);
+        confirm.extend_from_slice(&[0; 300]);
+        append_trailer(&mut confirm, 0);
+        let answers = ask(&mut s, start, from, &confirm);
+        assert_eq!(answers[0][0], TYPE_REJECT);
+        let another = Hello { client_cid: Cid([7; 8]), ..hello };
+        let early = start + ms(pause_ms - 1);
+        assert!(ask(&mut s, early, from, &another.encode()).is_empty(), "{of} workers");
+        let answers = ask(&mut s, start + ms(pause_ms), from, &another.encode());
+        assert_eq!(answers[0][0], TYPE_REPLY, "{of} workers");
+    }
 }
 
 #[test]

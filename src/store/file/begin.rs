@@ -286,7 +286,7 @@ impl FileStore {
         if self.sessions.values().any(|state| state.sinks.values().any(|sink| sink.is_at(&dir, name))) {
             return Err(busy(&shown));
         }
-        let (staged, file) = Staged::open_partial(dir, name, &shown)?;
+        let (staged, file) = self.open_or_claim(dir, name, &shown, identity)?;
         let there = file.stat().map_or(0, |stat| disk_bytes(&stat));
         let dir = Arc::clone(&staged.dir);
         if let Err(error) = self.charge((session, entry.file), entry.size, (&dir, name, there), &shown) {
