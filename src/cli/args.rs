@@ -416,6 +416,9 @@ pub struct PutArgs {
     /// The sources, then the target. One list for clap, so that options may stand anywhere between them.
     #[arg(value_name = "SRC", hide = true)]
     pub paths: Vec<OsString>,
+    /// A list of sources.
+    #[command(flatten)]
+    pub list: super::files_from::FilesFromArgs,
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,
@@ -445,6 +448,9 @@ pub struct GetArgs {
     /// The sources, then DEST. One list for clap, so that options may stand anywhere between them.
     #[arg(value_name = "HOST[:PORT]/PATH", hide = true)]
     pub paths: Vec<OsString>,
+    /// A list of sources.
+    #[command(flatten)]
+    pub list: super::files_from::FilesFromArgs,
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,

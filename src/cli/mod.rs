@@ -10,6 +10,7 @@ pub mod cp;
 pub mod demo;
 pub mod echo;
 pub mod exit;
+pub mod files_from;
 pub mod generate;
 pub mod get;
 pub mod host;

@@ -279,8 +279,8 @@ impl Session {
             Request::Get { paths, compress, chunk_size } => {
                 self.sender.set_wishes(chunk_size, served(compress));
                 for path in paths {
-                    let Some(path) = clean(&path) else { return self.refuse_path(now, &path) };
-                    self.sender.add_root(jail_root(path));
+                    let Some(root) = wanted_root(&path) else { return self.refuse_path(now, &path) };
+                    self.sender.add_root(root);
                 }
                 self.sender.finish_roots();
             }
@@ -434,7 +434,7 @@ fn asked(request: &Request) -> Asked {
         Request::Get { paths, .. } => {
             // A path that is not clean is refused there, and so brings nothing.
             let names: HashSet<_> =
-                paths.iter().filter_map(|path| clean(path)).map(|path| jail_root(path).name).collect();
+                paths.iter().filter_map(|path| wanted_root(path)).map(|root| root.name).collect();
             // The whole of what is served has no name of its own.
             if names.contains(&[][..]) { Asked::Anything } else { Asked::Roots(names) }
         }
@@ -453,6 +453,22 @@ fn clean(path: &[u8]) -> Option<Vec<u8>> {
     let end = path.iter().rposition(|b| *b != b'/').map_or(start, |i| i + 1);
     let path = &path[start..end];
     (path.is_empty() || path_is_clean(path)).then(|| path.to_vec())
+}
+
+/// What a path of a GET asks for. What stands behind the first `/./` keeps its whole path, else the last component is
+/// the name.
+fn wanted_root(path: &[u8]) -> Option<SourceRoot> {
+    let (base, below) = match path.strip_prefix(b"./") {
+        Some(below) => (&[][..], below),
+        None => match path.windows(3).position(|w| w == b"/./") {
+            Some(at) => (&path[..at], &path[at + 3..]),
+            None => return clean(path).map(jail_root),
+        },
+    };
+    let (base, name) = (clean(base)?, clean(below)?);
+    let whole = if base.is_empty() { name.clone() } else { [base.as_slice(), b"/", &name].concat() };
+    (!name.is_empty() && whole.len() <= crate::wire::MAX_PATH_BYTES)
+        .then_some(SourceRoot { location: Location::Jail(whole), name })
 }
 
 fn jail_root(path: Vec<u8>) -> SourceRoot {

@@ -5,12 +5,14 @@
 
 mod browser;
 mod copy;
+mod copysync;
 mod crowd;
 mod disk;
 mod echo;
 mod exits;
 mod interrupted;
 mod keys;
+mod lists;
 mod names;
 mod output;
 mod pipes;
