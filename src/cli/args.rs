@@ -245,9 +245,13 @@ pub struct KeyArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Link")]
 pub struct LinkArgs {
-    /// Send at most this much, counting IP bytes (20mbit); on serve, for all sessions together
+    /// Send at most this much, counting IP bytes (20mbit), and have at most this much sent by get and cp; on serve, for
+    /// all sessions together. Or by the clock: '08:00,20mbit 18:00,off', 'Mon-08:00,1mbit Sat-00:00,off'
     #[arg(long, value_name = "RATE")]
     pub limit: Option<String>,
+    /// The same, from a file that is read again when it changes: write another rate into it, and that holds a second later
+    #[arg(long, value_name = "FILE", conflicts_with = "limit")]
+    pub limit_file: Option<PathBuf>,
     /// At most this many bytes in flight (16KiB or more)
     #[arg(long, value_name = "SIZE")]
     pub window: Option<String>,

@@ -4,7 +4,7 @@
 
 use super::args::ServeArgs;
 use super::exit::{self, Failure};
-use super::{key, key_log, options, signals, terminal, text, trace, watch};
+use super::{key, key_log, limit, options, signals, terminal, text, trace, watch};
 use crate::endpoint::config::{EndpointConfig, Secret};
 use crate::net::server::{Server, ServerOptions};
 
@@ -39,6 +39,7 @@ pub fn run(args: &ServeArgs) -> Result<u8, Failure> {
         partial_ttl,
         quota_bytes,
         trace,
+        limit: limit::live(&args.link)?,
         watch,
     })?;
     watch::announce(&server);

@@ -18,6 +18,10 @@ use crate::wire::message::{Message, path_is_clean};
 use std::collections::HashSet;
 use std::time::Instant;
 
+/// A peer's wish below this counts as this, bytes a second: the least that `--limit` takes; slower than that every time-out
+/// would fire first.
+const MIN_SEND_LIMIT: u64 = 125;
+
 /// Highest zstd level that a server uses because a client wishes it: a chunk of 4 MiB then takes a tenth of a second of
 /// the thread that all sessions share.
 const MAX_SERVED_LEVEL: u8 = 9;
@@ -63,8 +67,28 @@ impl Session {
     fn write_request(&mut self, request: Request) {
         let sends = matches!(request, Request::Put { .. } | Request::Echo { .. });
         self.write_message(&Message::Request { client_id: self.config.client_id.clone(), request });
+        self.request_written = true;
         if self.continues && sends {
             self.write_message(&Message::Continue);
+        }
+        if self.config.limit_bytes_per_sec.is_some() {
+            self.tell_limit();
+        }
+    }
+
+    /// Another `--limit` from now on, here and, where the peer is the one that sends, there.
+    pub fn set_limit(&mut self, now: Instant, bytes_per_sec: Option<u64>) {
+        self.config.limit_bytes_per_sec = bytes_per_sec;
+        self.path.set_own_limit(now, bytes_per_sec);
+        // Else it will be told behind the request.
+        if self.request_written {
+            self.tell_limit();
+        }
+    }
+
+    fn tell_limit(&mut self) {
+        if let Role::Client { request: Request::Get { .. } | Request::Echo { .. }, .. } = &self.role {
+            self.write_message(&Message::SendLimit(self.config.limit_bytes_per_sec.unwrap_or(0)));
         }
     }
 
@@ -156,6 +180,11 @@ impl Session {
                 Ok(())
             }
             Message::Options(options) => self.on_options(*options),
+            Message::SendLimit(rate) => {
+                let Role::Server { requested: Some(_), .. } = self.role else { return Err("a limit of nothing") };
+                self.path.set_peer_limit(now, (rate > 0).then(|| rate.max(MIN_SEND_LIMIT)));
+                Ok(())
+            }
             Message::Result { .. }
             | Message::Have { .. }
             | Message::Resend { .. }

@@ -67,6 +67,15 @@ fn forbidden() -> Vec<Vec<u8>> {
     ]
 }
 
+/// An entry with this path ends the session, and nothing is written anywhere.
+fn refuses_entry(walls: &Walls, node: &mut Node, peer: &mut Peer, path: &[u8]) {
+    peer.say_raw(node, &raw_entry(0, path, b"x"));
+    node.pass(ms(100));
+    node.expect_violation("path out of bounds", Refusal::Message);
+    walls.hold();
+    assert!(names(&walls.inside()).is_empty());
+}
+
 #[test]
 fn unclean_paths_of_a_client_end_its_session() {
     let _together = together();
@@ -75,11 +84,7 @@ fn unclean_paths_of_a_client_end_its_session() {
         let mut node = Node::server(&walls.inside());
         let mut peer = Peer::join(&mut node, i as u8 + 1, peer_addr());
         peer.say(&mut node, &[put()]);
-        peer.say_raw(&mut node, &raw_entry(0, path, b"x"));
-        node.pass(ms(100));
-        node.expect_violation("path out of bounds", Refusal::Message);
-        walls.hold();
-        assert!(names(&walls.inside()).is_empty());
+        refuses_entry(&walls, &mut node, &mut peer, path);
     }
 }
 
@@ -91,11 +96,7 @@ fn unclean_paths_of_a_server_end_the_session() {
         let mut node = Node::client(&walls.inside());
         node.connect(get(b""), Vec::new());
         let mut peer = Peer::meet(&mut node);
-        peer.say_raw(&mut node, &raw_entry(0, path, b"x"));
-        node.pass(ms(100));
-        node.expect_violation("path out of bounds", Refusal::Message);
-        walls.hold();
-        assert!(names(&walls.inside()).is_empty());
+        refuses_entry(&walls, &mut node, &mut peer, path);
     }
 }
 

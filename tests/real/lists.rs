@@ -112,6 +112,7 @@ fn what_is_wrong_with_a_list_names_it_and_its_line() {
         lab.fails(&["put", "--files-from", "list", "src", &server.address], 2, &words);
     }
     lab.fails(&["put", "--files-from", "no/list", "src", &server.address], 2, &["no/list", "no such file"]);
+    lab.write("list", "plain\n");
     lab.fails(&["put", "--files-from", "list", "src", "src", &server.address], 2, &["one SRC"]);
     lab.fails(&["put", "-0", "src", &server.address], 2, &["--files-from"]);
     lab.write("list", "plain\nmissing\n");

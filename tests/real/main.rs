@@ -12,6 +12,7 @@ mod echo;
 mod exits;
 mod interrupted;
 mod keys;
+mod limits;
 mod lists;
 mod names;
 mod output;

@@ -70,7 +70,7 @@ pub struct CpArgs {
     #[arg(short = 'C', conflicts_with = "compress")]
     pub compress_always: bool,
     /// Send at most this much, in kbit/s as with scp, or with a unit (20mbit); the same as --limit
-    #[arg(short = 'l', value_name = "RATE", conflicts_with = "limit")]
+    #[arg(short = 'l', value_name = "RATE", conflicts_with_all = ["limit", "limit_file"])]
     pub kbit: Option<String>,
     /// Files that exist already: always (replace them), never (refuse them, exit code 5) [default: always]
     #[arg(long, value_name = "WHEN", help_heading = "Files")]

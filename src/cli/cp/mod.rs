@@ -16,10 +16,11 @@ use super::exit::{self, Failure};
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{files_from, key, key_log, signals, sync, text, trace};
+use super::{files_from, key, key_log, limit, signals, sync, text, trace};
 use crate::endpoint::config::{EndpointConfig, Secret, SessionConfig};
 use crate::impair::Spec;
 use crate::net::client::ClientOptions;
+use crate::net::limit::LiveLimit;
 use crate::net::trace::TraceFile;
 use crate::session::event::{CloseReason, Direction};
 use crate::transfer::Request;
@@ -60,6 +61,7 @@ struct Copy<'a> {
     /// One file for both attempts.
     trace: Option<TraceFile>,
     retries: u32,
+    limit: Option<LiveLimit>,
     ports: Option<(u16, u16)>,
     host: Host,
 }
@@ -117,6 +119,7 @@ impl<'a> Copy<'a> {
             // A file that cannot be written is told before anybody logs in.
             trace: trace::open(args.link.trace.as_deref(), false)?,
             retries: options::retries(&args.connect)?,
+            limit: limit::live(&link)?,
             ports: args.ssh.port_range.as_deref().map(port_range).transpose()?,
             host,
         })
@@ -298,7 +301,8 @@ impl<'a> Copy<'a> {
             ipv6: self.args.connect.ipv6,
             wait_ms: (self.session.connect_timeout + SPARE_WAIT).as_millis() as u64,
             link: LinkWishes {
-                limit: link.limit,
+                // It is told in the session, and may change there.
+                limit: None,
                 window: link.window,
                 cc: link.cc,
                 rate: link.rate,
@@ -387,6 +391,7 @@ impl<'a> Copy<'a> {
             sim: self.sim.clone(),
             retries: self.retries,
             trace: self.trace.as_ref().map(TraceFile::part),
+            limit: self.limit.clone(),
         }
     }
 

@@ -279,6 +279,7 @@ fn bind(ask: &Ask, dir: &std::path::Path, endpoint: &EndpointConfig) -> Result<S
             partial_ttl: None,
             quota_bytes: None,
             trace: None,
+            limit: None,
             watch: WatchOptions::default(),
         })
     };
