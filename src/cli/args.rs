@@ -68,6 +68,7 @@ Examples:
   fulmar put . server.org/in/            the contents of this directory
   fulmar put --limit 20mbit --json a.iso [2001:db8::1]:9000
   fulmar put --update dir server.org     only what is new or differs
+  find . -newer last -print0 | fulmar put -0 --files-from - server.org/in/
   tar c . | fulmar put - server.org/x.tar
 
 Sources work as with cp -r: `dir` and `dir/` copy the directory itself; `.`,

@@ -61,8 +61,11 @@ pub fn read(args: &FilesFromArgs) -> Result<Option<List>, Failure> {
     let shown = if stdin { "standard input".to_owned() } else { text::path(path) };
     let mut raw = Vec::new();
     let mut read = |from: &mut dyn Read| from.take(MAX_LIST_BYTES + 1).read_to_end(&mut raw).map(|_| ());
-    let done =
-        if stdin { read(&mut std::io::stdin().lock()) } else { File::open(path).and_then(|mut f| read(&mut f)) };
+    let done = if stdin {
+        read(&mut std::io::stdin().lock())
+    } else {
+        File::open(path).and_then(|mut f| read(&mut f))
+    };
     done.map_err(|error| {
         Failure::usage(format!("--files-from: cannot read {shown}: {}", text::io_error(&error)))
     })?;
@@ -193,7 +196,9 @@ mod tests {
     use super::*;
 
     fn paths(raw: &[u8], zero: bool) -> Result<Vec<Vec<u8>>, String> {
-        parse(raw, zero, "list").map(|names| names.into_iter().map(|n| n.path).collect()).map_err(|f| f.message)
+        parse(raw, zero, "list")
+            .map(|names| names.into_iter().map(|n| n.path).collect())
+            .map_err(|f| f.message)
     }
 
     #[test]

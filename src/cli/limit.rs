@@ -124,7 +124,8 @@ impl Keeper {
         }
         let bytes = bytes_at(&self.table, minute);
         if bytes != self.limit.get() {
-            let shown = bytes.map_or_else(|| "off".into(), |b| crate::units::format_rate(b.saturating_mul(8)));
+            let shown =
+                bytes.map_or_else(|| "off".into(), |b| crate::units::format_rate(b.saturating_mul(8)));
             log::info!("the limit is now {shown}");
             self.limit.set(bytes);
         }

@@ -48,7 +48,8 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
         return Ok(report.finish(&Ended::without_session(start)));
     }
     // The contents of a directory cannot be given a new name, nor can several sources.
-    let into_dir = list || target.is_dir || sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
+    let into_dir =
+        list || target.is_dir || sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
     let request =
         Request::Put { dest: target.path.clone(), into_dir, overwrite, no_resume: args.overwrite.no_resume };
     report.dry_run = sync.dry_run;

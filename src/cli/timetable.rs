@@ -52,8 +52,8 @@ impl Timetable {
                 Some((day, time)) => (Some(day), time),
                 None => (None, when),
             };
-            let minute = minute(time)
-                .ok_or_else(|| format!("`{shown}`: the time is HH:MM, from 00:00 to 23:59"))?;
+            let minute =
+                minute(time).ok_or_else(|| format!("`{shown}`: the time is HH:MM, from 00:00 to 23:59"))?;
             let days = match day {
                 None => 0..7,
                 Some(day) => {

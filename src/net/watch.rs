@@ -141,12 +141,7 @@ impl Watch {
     }
 
     /// Nothing counted yet; snapshots go into this queue, and whoever takes them is woken by that.
-    fn new(
-        now: Instant,
-        about: About,
-        snapshots: SyncSender<Box<Snapshot>>,
-        waker: Arc<Waker>,
-    ) -> Self {
+    fn new(now: Instant, about: About, snapshots: SyncSender<Box<Snapshot>>, waker: Arc<Waker>) -> Self {
         Self {
             started: now,
             about,

@@ -181,7 +181,9 @@ impl Session {
             }
             Message::Options(options) => self.on_options(*options),
             Message::SendLimit(rate) => {
-                let Role::Server { requested: Some(_), .. } = self.role else { return Err("a limit of nothing") };
+                let Role::Server { requested: Some(_), .. } = self.role else {
+                    return Err("a limit of nothing");
+                };
                 self.path.set_peer_limit(now, (rate > 0).then(|| rate.max(MIN_SEND_LIMIT)));
                 Ok(())
             }

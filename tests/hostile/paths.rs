@@ -182,8 +182,19 @@ fn requests_for_paths_outside_are_refused() {
     let walls = Walls::new();
     symlink("../outside", walls.inside().join("door")).expect("linked");
     symlink("../outside/secret", walls.inside().join("peephole")).expect("linked");
-    let paths: [&[u8]; 7] =
-        [b"..", b"../outside/secret", b"a/../../outside", b"./x", b"door/secret", b"door", b"peephole"];
+    let paths: [&[u8]; 11] = [
+        b"..",
+        b"../outside/secret",
+        b"a/../../outside",
+        b"./x",
+        b"door/secret",
+        b"door",
+        b"peephole",
+        b"./../outside/secret",
+        b"../outside/./secret",
+        b"door/./secret",
+        b"./door/secret",
+    ];
     let mut joined = 0;
     for path in paths {
         for kind in 0..3 {
@@ -225,6 +236,10 @@ fn a_server_cannot_add_files_that_nobody_asked_for() {
         (b"deep/in/notes.txt", b"deep/in/notes.txt"),
         (b"/notes.txt/", b"notes"),
         (b"../notes.txt", b"notes.txt"),
+        (b"in/./a/b", b"a/evil"),
+        (b"in/./a/b", b"b"),
+        (b"./a/b", b"a"),
+        (b"in/./../b", b"b"),
     ] {
         for kind in [EntryKind::File, EntryKind::Dir, EntryKind::Symlink] {
             let walls = Walls::new();
@@ -246,6 +261,12 @@ fn a_server_cannot_add_files_that_nobody_asked_for() {
     peer.say(&mut node, &[dir(0, b"tree"), inline(1, b"tree/.bashrc", b"x")]);
     node.pass(ms(100));
     assert_eq!(names(&walls.inside().join("tree")), [".bashrc"]);
+    let mut node = Node::client(&walls.inside());
+    node.connect(get(b"deep/./in/kept"), Vec::new());
+    let mut peer = Peer::meet(&mut node);
+    peer.say(&mut node, &[inline(0, b"in/kept", b"x")]);
+    node.pass(ms(100));
+    assert_eq!(names(&walls.inside().join("in")), ["kept"]);
 }
 
 #[test]

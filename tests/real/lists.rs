@@ -56,12 +56,8 @@ fn list(zero: bool) -> Vec<u8> {
 
 /// With the list on stdin.
 fn piped(mut command: Command, input: &[u8], code: i32) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     std::io::Write::write_all(&mut child.stdin.take().expect("piped"), input).expect("written");
     checked(&["from stdin"], child.wait_with_output().expect("ends"), code)
 }
@@ -101,7 +97,10 @@ fn what_is_wrong_with_a_list_names_it_and_its_line() {
     lab.write("list", "plain\n\nmissing\ndeep/er/file\n");
     let output = lab.run(&["put", "-q", "--files-from", "list", "src", &server.address], 5);
     one_line(&output, &["list:3: cannot read src/missing", "no such file"]);
-    assert_eq!((lab.read("drop/plain"), lab.read("drop/deep/er/file")), (b"plain".to_vec(), b"deep/er/file".to_vec()));
+    assert_eq!(
+        (lab.read("drop/plain"), lab.read("drop/deep/er/file")),
+        (b"plain".to_vec(), b"deep/er/file".to_vec())
+    );
     for (content, words) in [
         ("a\n/etc/passwd\n", ["list:2:", "relative to SRC"]),
         ("../x\n", ["list:1:", "leads out of SRC"]),
@@ -121,7 +120,11 @@ fn what_is_wrong_with_a_list_names_it_and_its_line() {
     assert_eq!(lab.read("out/plain"), b"plain");
     let many: String = (0..2000).map(|i| format!("file-{i}\n")).collect();
     lab.write("list", many);
-    lab.fails(&["get", "--files-from", "list", &server.address, "out/"], 2, &["list has 2000 names", "fulmar cp"]);
+    lab.fails(
+        &["get", "--files-from", "list", &server.address, "out/"],
+        2,
+        &["list has 2000 names", "fulmar cp"],
+    );
 }
 
 #[test]
@@ -147,7 +150,10 @@ fn copies_take_what_a_list_names() {
         assert!(said.contains("list:2: ") && said.contains("add -r") && said.contains("list:3: "), "{said}");
         assert_eq!(said.lines().count(), 2, "{said}");
     }
-    assert_eq!((lab.names("home/some"), lab.names("some")), (vec!["plain".to_owned()], vec!["plain".to_owned()]));
+    assert_eq!(
+        (lab.names("home/some"), lab.names("some")),
+        (vec!["plain".to_owned()], vec!["plain".to_owned()])
+    );
     let output = piped(sshd.cp(&lab, &["-q", "--files-from", "-", "box:up", "piped/"]), b"plain\n", 0);
     assert!(output.stderr.is_empty());
     assert_eq!(lab.names("piped"), ["plain"]);

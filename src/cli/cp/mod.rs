@@ -189,7 +189,11 @@ impl<'a> Copy<'a> {
     fn download(&self, sources: &[Vec<u8>], dest: &OsStr) -> Result<u8, Failure> {
         let start = client::now();
         // What cannot be written to is known before anybody logs in; what is copied there may still change it.
-        let guess = Shape { several: self.list.is_some() || sources.len() > 1, contents: false, dir: self.args.recursive };
+        let guess = Shape {
+            several: self.list.is_some() || sources.len() > 1,
+            contents: false,
+            dir: self.args.recursive,
+        };
         place::place(Path::new(dest), guess, self.overwrite, self.args.no_resume)?;
         let work = self.wanted(sources)?;
         let (ssh, ready, key) = self.reach(work)?;
@@ -237,7 +241,8 @@ impl<'a> Copy<'a> {
             return Ok(Work::Send { sources: sources.iter().map(bytes).collect(), recursive });
         };
         let [base] = sources else {
-            let message = "cp: with --files-from there is one SRC, the directory that the names are relative to";
+            let message =
+                "cp: with --files-from there is one SRC, the directory that the names are relative to";
             return Err(Failure::usage(message));
         };
         let names = list.names.iter().map(|name| bytes(&name.path)).collect();
