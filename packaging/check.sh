@@ -227,10 +227,21 @@ check_static() {
         sleep 0.1
     done
     head -c 3000000 /dev/urandom > "$root/file"
-    chown 65532:65532 "$root/file"
-    as_image /fulmar put /file "$address/" --key-file /state/fulmar/server.key -q --sim loss=5% ||
+    # The client has an empty root of its own, in which there is nothing but its binary, its key and the file.
+    local client=$work/client
+    mkdir -p "$client/in"
+    cp "$built" "$client/fulmar"
+    cp "$root/file" "$client/a file"
+    cp "$root/state/fulmar/server.key" "$client/key"
+    chown -R 65532:65532 "$client" "$root/file"
+    as_client() { HOME=/ chroot --userspec=65532:65532 "$client" /fulmar "$@"; }
+    # A timetable: local time is UTC where there is no zone.
+    as_client put '/a file' "$address/new/" --key-file /key -q --sim loss=5% --limit '00:00,1gbit 12:00,off' ||
         bad "static binary: put fails in an empty root"
-    cmp "$root/file" "$root/drop/file" || bad "static binary: the file is not the same"
+    cmp "$root/file" "$root/drop/new/a file" || bad "static binary: what was put is not the same"
+    as_client get "$address/new" /in/ --key-file /key -q --sim loss=5% ||
+        bad "static binary: get fails in an empty root"
+    cmp "$root/file" "$client/in/new/a file" || bad "static binary: what was got is not the same"
     as_image /fulmar demo /file --progress never > "$work/demo" 2>&1 || {
         grep -q "TMPDIR\|/tmp" "$work/demo" || bad "static binary: demo fails: $(tail -n 1 "$work/demo")"
     }

@@ -244,7 +244,8 @@ impl Client {
         let sim = self.settings.impairment.as_deref().map(str::parse::<Spec>).transpose();
         let sim = sim.map_err(|e| Error::new(ErrorKind::Other, format!("impairment: {e}")))?;
         let (remotes, retries, trace) = (self.remotes.clone(), 0, None);
-        let options = ClientOptions { remotes, endpoint, request, roots, dest, sim, retries, trace };
+        let limit = None;
+        let options = ClientOptions { remotes, endpoint, request, roots, dest, sim, retries, trace, limit };
         let mut watcher = Watcher { entries: Vec::new(), progress };
         let ended = run(options, self.stop.0.clone(), &mut watcher)?;
         match ended.reason {

@@ -88,6 +88,7 @@ impl Server {
             partial_ttl,
             quota_bytes: None,
             trace: None,
+            limit: None,
             watch: Default::default(),
         })?;
         Ok(Self { inner, stop: Stop::default() })

@@ -68,6 +68,7 @@ Examples:
   fulmar put . server.org/in/            the contents of this directory
   fulmar put --limit 20mbit --json a.iso [2001:db8::1]:9000
   fulmar put --update dir server.org     only what is new or differs
+  find . -newer last -print0 | fulmar put -0 --files-from - server.org/in/
   tar c . | fulmar put - server.org/x.tar
 
 Sources work as with cp -r: `dir` and `dir/` copy the directory itself; `.`,
@@ -245,9 +246,13 @@ pub struct KeyArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Link")]
 pub struct LinkArgs {
-    /// Send at most this much, counting IP bytes (20mbit); on serve, for all sessions together
+    /// Send at most this much, counting IP bytes (20mbit), and have at most this much sent by get and cp; on serve, for
+    /// all sessions together. Or by the clock: '08:00,20mbit 18:00,off', 'Mon-08:00,1mbit Sat-00:00,off'
     #[arg(long, value_name = "RATE")]
     pub limit: Option<String>,
+    /// The same, from a file that is read again when it changes: write another rate into it, and that holds a second later
+    #[arg(long, value_name = "FILE", conflicts_with = "limit")]
+    pub limit_file: Option<PathBuf>,
     /// At most this many bytes in flight (16KiB or more)
     #[arg(long, value_name = "SIZE")]
     pub window: Option<String>,
@@ -422,6 +427,9 @@ pub struct PutArgs {
     /// The sources, then the target. One list for clap, so that options may stand anywhere between them.
     #[arg(value_name = "SRC", hide = true)]
     pub paths: Vec<OsString>,
+    /// A list of sources.
+    #[command(flatten)]
+    pub list: super::files_from::FilesFromArgs,
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,
@@ -451,6 +459,9 @@ pub struct GetArgs {
     /// The sources, then DEST. One list for clap, so that options may stand anywhere between them.
     #[arg(value_name = "HOST[:PORT]/PATH", hide = true)]
     pub paths: Vec<OsString>,
+    /// A list of sources.
+    #[command(flatten)]
+    pub list: super::files_from::FilesFromArgs,
     /// Overwriting.
     #[command(flatten)]
     pub overwrite: OverwriteArgs,

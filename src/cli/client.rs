@@ -7,7 +7,7 @@ use super::exit::Failure;
 use super::host::Target;
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{key, key_log, options, signals, trace};
+use super::{key, key_log, limit, options, signals, trace};
 use crate::endpoint::config::EndpointConfig;
 use crate::endpoint::pursuit::Notice;
 use crate::net::client::{self, ClientOptions, NetError, Observer, Outcome};
@@ -95,6 +95,7 @@ impl Setup {
         let retries = options::retries(connect)?;
         let sim = options::link_sim(link)?;
         let trace = trace::open(link.trace.as_deref(), false)?;
+        let limit = limit::live(link, 1)?;
         let secret = key::client_secret(key_args, &target.authority())?;
         let remotes = target.resolve(options::family(connect))?;
         let mut endpoint = EndpointConfig::new(secret);
@@ -102,7 +103,7 @@ impl Setup {
         endpoint.session.key_log = key_log::from_environment()?;
         let request = Request::List { path: Vec::new() };
         let (roots, dest) = (Vec::new(), None);
-        let options = ClientOptions { remotes, endpoint, request, roots, dest, sim, retries, trace };
+        let options = ClientOptions { remotes, endpoint, request, roots, dest, sim, retries, trace, limit };
         Ok(Self { target, options })
     }
 

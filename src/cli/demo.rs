@@ -110,6 +110,7 @@ pub fn run(args: &DemoArgs) -> Result<u8, Failure> {
         sim: Some(sim),
         retries: 0,
         trace,
+        limit: None,
     };
     let host = server.address.to_string();
     let ended = client::run(options, &host, signal, &mut echo, Progress::new("demo", output));
@@ -216,6 +217,7 @@ impl DemoServer {
             partial_ttl: None,
             quota_bytes: None,
             trace: None,
+            limit: None,
             watch: Default::default(),
         })?;
         let address = server.local_addr();

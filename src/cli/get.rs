@@ -7,10 +7,9 @@ use super::client::Setup;
 use super::exit::Failure;
 use super::host::Target;
 use super::options::{self, Output};
-use super::paths;
 use super::progress::Progress;
 use super::report::Report;
-use super::{sync, terminal};
+use super::{files_from, paths, sync, terminal};
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, Location, Overwrite};
 use crate::transfer::sync::SyncOptions;
@@ -25,7 +24,15 @@ pub fn run(args: &GetArgs) -> Result<u8, Failure> {
     let (target, wanted) = targets(sources)?;
     let session = options::client_session(&args.link, &args.connect, &args.chunk)?;
     options::link_sim(&args.link)?;
-    let several = wanted.len() > 1;
+    let list = files_from::read(&args.list)?;
+    let several = list.is_some() || wanted.len() > 1;
+    let wanted = match list {
+        None => wanted,
+        Some(list) => {
+            files_from::base("get", sources)?;
+            list.without_inner().wanted(&target.path)?
+        }
+    };
     // The whole of what is served has no name of its own.
     let into_dir = several || wanted.iter().any(Vec::is_empty);
     sync::widen_delete(&mut sync, wanted.iter().any(Vec::is_empty));

@@ -58,7 +58,7 @@ pub fn client_session(
     let mut session = SessionConfig::default();
     apply_link(&mut session, link)?;
     apply_chunk(&mut session, chunk)?;
-    session.limit_bytes_per_sec = rate("--limit", link.limit.as_deref())?.map(|bits| bits / 8);
+    session.limit_bytes_per_sec = super::limit::now(link)?;
     if let Some(after) = timeout("--connect-timeout", connect.connect_timeout.as_deref())? {
         session.connect_timeout = after;
     }
@@ -78,7 +78,7 @@ pub fn server(args: &ServeArgs) -> Result<(SessionConfig, ServerConfig), Failure
     let server = ServerConfig {
         max_sessions: count("--max-sessions", args.max_sessions.as_deref(), 1_000_000)?
             .map_or(defaults.max_sessions, |n| n as usize),
-        total_limit_bytes_per_sec: rate("--limit", args.link.limit.as_deref())?.map(|bits| bits / 8),
+        total_limit_bytes_per_sec: super::limit::now(&args.link)?,
         allow_echo_sim: !args.no_echo_sim,
         allow_overwrite: match args.overwrite.as_deref() {
             None => defaults.allow_overwrite,

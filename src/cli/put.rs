@@ -9,17 +9,22 @@ use super::host::Target;
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{client, paths, sync};
+use super::{client, files_from, paths, sync};
 use crate::transfer::Request;
 use crate::transfer::job::{Location, SourceRoot, StoreError, StoreErrorKind};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 /// Runs it; the exit code.
 pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     let output = Output::new(&args.output);
     let (mut sync, overwrite) = sync::options(&args.sync, &args.overwrite)?;
-    let (sources, target) = options::split_last("put", "SRC... and HOST[:PORT][/PATH]", &args.paths)?;
+    let list = args.list.files_from.is_some();
+    let (sources, target) = if list && args.paths.len() == 1 {
+        (&[][..], args.paths[0].as_os_str())
+    } else {
+        options::split_last("put", "SRC... and HOST[:PORT][/PATH]", &args.paths)?
+    };
     let target = Target::parse(target)?;
     options::client_session(&args.link, &args.connect, &args.chunk)?;
     options::link_sim(&args.link)?;
@@ -32,14 +37,19 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
 
     let start = client::now();
     let mut report = Report::new("put", output);
-    let stream = sources.iter().any(|source| source == "-");
-    let roots = if stream { stdin_root(sources, &target)? } else { readable(sources, &mut report) };
+    let stream = !list && sources.iter().any(|source| source == "-");
+    let roots = match files_from::read(&args.list)? {
+        Some(list) => listed(list, files_from::base("put", sources)?, &mut report),
+        None if stream => stdin_root(sources, &target)?,
+        None => readable(sources, &mut report),
+    };
     if roots.is_empty() {
         // Nothing to send: no reason to ask for a key or to connect.
         return Ok(report.finish(&Ended::without_session(start)));
     }
     // The contents of a directory cannot be given a new name, nor can several sources.
-    let into_dir = target.is_dir || sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
+    let into_dir =
+        list || target.is_dir || sources.len() > 1 || roots.iter().any(|root| root.name.is_empty());
     let request =
         Request::Put { dest: target.path.clone(), into_dir, overwrite, no_resume: args.overwrite.no_resume };
     report.dry_run = sync.dry_run;
@@ -78,6 +88,23 @@ fn stdin_root(sources: &[OsString], target: &Target) -> Result<Vec<SourceRoot>, 
         ));
     }
     Ok(vec![SourceRoot { location: Location::Stream, name: name.to_vec() }])
+}
+
+/// What a list names and can be read; the rest is reported.
+fn listed(list: files_from::List, base: &OsStr, report: &mut Report) -> Vec<SourceRoot> {
+    let list = list.without_inner();
+    let mut roots = Vec::with_capacity(list.names.len());
+    for name in &list.names {
+        let path = files_from::below(base, &name.path);
+        match paths::source(&path) {
+            Ok(_) => roots.push(files_from::root(&path, &name.path)),
+            Err(error) => {
+                let path = name.path.clone();
+                report.failed(FileResult { path, ..FileResult::default() }, &list.blame(name, error));
+            }
+        }
+    }
+    roots
 }
 
 /// The sources that can be read; the others are reported.

@@ -55,6 +55,11 @@ pub enum Ecn {
     Ce,
 }
 
+/// What the shared limit lets leave at once.
+fn limit_burst_bytes(bytes_per_sec: u64) -> u64 {
+    (bytes_per_sec / 1000 * LIMIT_BURST_MS).max(3000)
+}
+
 /// One or more datagrams of equal size to one address, ready for the socket (GSO-shaped).
 #[derive(Clone, Copy, Debug)]
 pub struct Transmit {
@@ -132,7 +137,7 @@ impl Endpoint {
         let rate = config.server.as_ref().and_then(|s| s.total_limit_bytes_per_sec);
         let limit = rate.map(|rate| {
             let mut p = Pacer::new(now);
-            p.set_rate(now, rate, (rate / 1000 * LIMIT_BURST_MS).max(3000));
+            p.set_rate(now, rate, limit_burst_bytes(rate));
             p
         });
         let turns = Turns::new(limit.is_some());
@@ -232,6 +237,31 @@ impl Endpoint {
     /// `--timeout`
     pub fn idle_timeout(&self) -> Duration {
         self.config.session.idle_timeout
+    }
+
+    /// Another `--limit` from now on, IP bytes a second (`None`: no limit): of a server for all sessions together, of a
+    /// client for its session, which tells the server if that is the one that sends.
+    pub fn set_limit(&mut self, now: Instant, bytes_per_sec: Option<u64>) {
+        let Some(server) = &mut self.config.server else {
+            self.config.session.limit_bytes_per_sec = bytes_per_sec;
+            let keys: Vec<SessionKey> = self.sessions.keys().copied().collect();
+            for key in keys {
+                if let Some(e) = self.sessions.get_mut(&key) {
+                    e.session.set_limit(now, bytes_per_sec);
+                }
+                self.touch(now, key);
+            }
+            return;
+        };
+        server.total_limit_bytes_per_sec = bytes_per_sec;
+        if self.limit.is_none() && bytes_per_sec.is_none() {
+            return;
+        }
+        self.turns.make_fair();
+        let rate = bytes_per_sec.unwrap_or(u64::MAX);
+        self.limit.get_or_insert_with(|| Pacer::new(now)).set_rate(now, rate, limit_burst_bytes(rate));
+        // Whoever is held back looks again.
+        self.limit_release = Some(now);
     }
 
     fn setup(&mut self, remote: SocketAddr, local_cid: Cid) -> Setup {

@@ -43,6 +43,16 @@ impl Turns {
         Self { queue: VecDeque::new(), fair: limited.then(Fair::default) }
     }
 
+    /// There is a shared limit from now on; it stays the fair way when that is lifted.
+    pub(super) fn make_fair(&mut self) {
+        if self.fair.is_none() {
+            self.fair = Some(Fair::default());
+            for key in std::mem::take(&mut self.queue) {
+                self.push(key);
+            }
+        }
+    }
+
     /// A session that is not among the ready joins them.
     pub(super) fn push(&mut self, key: SessionKey) {
         let Some(fair) = &mut self.fair else { return self.queue.push_back(key) };
@@ -133,6 +143,17 @@ mod tests {
         let mut t = Turns::new(false);
         [3, 1, 2].iter().for_each(|k| t.push(*k));
         assert_eq!([t.pop(true), t.pop(true), t.pop(true), t.pop(true)], [Some(3), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn a_limit_may_come_later() {
+        let mut t = Turns::new(false);
+        [1, 2].iter().for_each(|k| t.push(*k));
+        t.make_fair();
+        assert_eq!(t.pop(true), Some(1));
+        t.on_sent(1, 3000);
+        t.push(1);
+        assert_eq!((t.pop(true), t.pop(true), t.pop(true)), (Some(2), Some(1), None));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Implements: docs/ARCHITECTURE.md, "The client".
 
 use super::driver::{Clock, Driver, Parts, random_bytes};
+use super::limit::{Follow, LiveLimit};
 use super::stream::{Link, STREAM_DATAGRAM_BYTES, STREAM_PEER, StreamPipe};
 use super::trace::TraceFile;
 use super::udp::{UdpPipe, path_payload};
@@ -47,6 +48,8 @@ pub struct ClientOptions {
     pub retries: u32,
     /// `--trace`.
     pub trace: Option<TraceFile>,
+    /// Takes the place of `endpoint.session.limit_bytes_per_sec`, and may change.
+    pub limit: Option<LiveLimit>,
 }
 
 /// Called by the loop; must not block.
@@ -122,8 +125,12 @@ fn run_over(
     signal: Arc<AtomicI32>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, NetError> {
-    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, retries, trace } = options;
+    let ClientOptions { remotes, mut endpoint, request, roots, dest, sim, retries, trace, limit } = options;
     endpoint.session.trace = trace.is_some();
+    if let Some(limit) = &limit {
+        endpoint.session.limit_bytes_per_sec = limit.get();
+    }
+    let follow = limit.map(|limit| Follow::new(limit, endpoint.session.limit_bytes_per_sec));
     let (jail, dest) = dest.unzip();
     let store: Box<dyn Store> = match &dest {
         Some(Dest { location: Location::Stream, .. }) => Box::new(stdout_store(&signal)?),
@@ -134,7 +141,7 @@ fn run_over(
     let mut driver = Driver::new(Parts { core, pipe, store, sim, signal, clock })?;
     driver.set_trace(trace);
     let pursuit = Pursuit::new(remotes, request, roots, dest, retries);
-    Client { driver, pursuit, stats: Stats::default(), observer }.run()
+    Client { driver, pursuit, stats: Stats::default(), observer, follow }.run()
 }
 
 fn stdout_store(signal: &Arc<AtomicI32>) -> Result<StdoutStore, NetError> {
@@ -180,6 +187,7 @@ struct Client<'a> {
     pursuit: Pursuit,
     stats: Stats,
     observer: &'a mut dyn Observer,
+    follow: Option<Follow>,
 }
 
 impl Client<'_> {
@@ -203,6 +211,9 @@ impl Client<'_> {
             let now = self.driver.now();
             if now >= next_tick {
                 self.observer.tick(&self.stats);
+                if let Some(limit) = self.follow.as_mut().and_then(Follow::change) {
+                    self.driver.core_mut().set_limit(now, limit);
+                }
                 next_tick = now + TICK;
             }
         };

@@ -6,6 +6,7 @@ pub mod client;
 mod core;
 pub mod disk;
 mod driver;
+pub mod limit;
 pub mod pipe;
 pub mod server;
 mod server_log;

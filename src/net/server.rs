@@ -4,6 +4,7 @@
 
 use super::client::NetError;
 use super::driver::{Clock, Driver, Parts, random_bytes};
+use super::limit::{Follow, LiveLimit};
 use super::server_log::ServerLog;
 use super::steer;
 use super::stream::{Link, STREAM_DATAGRAM_BYTES, STREAM_PEER, StreamPipe};
@@ -49,6 +50,8 @@ pub struct ServerOptions {
     pub quota_bytes: Option<u64>,
     /// `--trace`.
     pub trace: Option<TraceFile>,
+    /// Takes the place of `total_limit_bytes_per_sec`, and may change.
+    pub limit: Option<LiveLimit>,
     /// `--metrics` and `--dashboard`.
     pub watch: WatchOptions,
 }
@@ -162,8 +165,15 @@ impl Server {
     pub fn run(self, signal: Arc<AtomicI32>) -> Result<(), NetError> {
         raise_priority();
         let Self { options, pipe, local, store, watch, once } = self;
-        let ServerOptions { dir, mut endpoint, sim, trace, .. } = options;
+        let ServerOptions { dir, mut endpoint, sim, trace, limit, .. } = options;
         endpoint.session.trace = trace.is_some();
+        let mut follow = limit.map(|limit| {
+            let first = limit.get();
+            if let Some(server) = &mut endpoint.server {
+                server.total_limit_bytes_per_sec = first;
+            }
+            Follow::new(limit, first)
+        });
         let max_payload = endpoint.session.max_datagram_bytes;
         let clock = Clock::start();
         let mut server_log = ServerLog::new(clock.started());
@@ -180,6 +190,9 @@ impl Server {
             driver.turn(wake_by)?;
             let asked = handle_events(&mut driver, (&mut server_log, watch.as_mut()), max_payload);
             let now = driver.now();
+            if let Some(limit) = follow.as_mut().and_then(Follow::change) {
+                driver.core_mut().set_limit(now, limit);
+            }
             if let Some(watch) = &mut watch {
                 watch.publish(now, driver.core());
             }

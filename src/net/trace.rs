@@ -9,6 +9,8 @@ use crate::store::SessionKey;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -83,6 +85,11 @@ pub struct TraceFile {
     records: Vec<(SessionKey, Record)>,
     left_out: u64,
     queue: Option<SyncSender<Vec<Item>>>,
+    /// Sessions are numbered from here on, so that those of a second loop are not taken for the first one's.
+    first_session: SessionKey,
+    /// The highest number so far, of all parts.
+    last_session: Arc<AtomicU64>,
+    /// None in a part.
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -113,8 +120,33 @@ impl TraceFile {
             records: Vec::new(),
             left_out: 0,
             queue: Some(queue),
+            first_session: 0,
+            last_session: Arc::default(),
             thread: Some(thread),
         })
+    }
+
+    /// For a loop that is one of several, one after the other: writes into the same file, of which `self` stays the
+    /// owner.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            batch: Vec::with_capacity(BATCH_ITEMS),
+            batch_since: None,
+            records: Vec::new(),
+            left_out: 0,
+            queue: self.queue.clone(),
+            first_session: self.last_session.load(Ordering::Relaxed),
+            last_session: self.last_session.clone(),
+            thread: None,
+        }
+    }
+
+    fn number(&self, session: SessionKey) -> SessionKey {
+        let number = self.first_session + session;
+        self.last_session.fetch_max(number, Ordering::Relaxed);
+        number
     }
 
     /// Takes what the core's sessions have recorded; call it every turn.
@@ -122,7 +154,7 @@ impl TraceFile {
         let mut records = std::mem::take(&mut self.records);
         self.left_out += core.take_traces(&mut records);
         for (session, record) in records.drain(..) {
-            self.push(now, Item::Record(session, record));
+            self.push(now, Item::Record(self.number(session), record));
         }
         self.records = records;
         if self.batch_since.is_some_and(|since| now >= since + BATCH_AGE) {
@@ -132,7 +164,7 @@ impl TraceFile {
 
     /// What a session told; `stats` are wanted with its last event only.
     pub(super) fn event(&mut self, now: Instant, session: SessionKey, event: &Event, stats: Option<Stats>) {
-        self.push(now, Item::Event(session, now, event.clone(), stats.map(Box::new)));
+        self.push(now, Item::Event(self.number(session), now, event.clone(), stats.map(Box::new)));
     }
 
     fn push(&mut self, now: Instant, item: Item) {

@@ -135,7 +135,14 @@ impl Watch {
             exit_code: 1,
             message: format!("cannot start the thread for --metrics and --dashboard: {e}"),
         })?;
-        Ok(Self {
+        let mut watch = Self::new(now, about, snapshots, waker);
+        watch.thread = Some(thread);
+        Ok(watch)
+    }
+
+    /// Nothing counted yet; snapshots go into this queue, and whoever takes them is woken by that.
+    fn new(now: Instant, about: About, snapshots: SyncSender<Box<Snapshot>>, waker: Arc<Waker>) -> Self {
+        Self {
             started: now,
             about,
             records: HashMap::new(),
@@ -147,8 +154,8 @@ impl Watch {
             last: None,
             snapshots: Some(snapshots),
             waker,
-            thread: Some(thread),
-        })
+            thread: None,
+        }
     }
 
     /// One event of a session; `stats` as they are now.

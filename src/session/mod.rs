@@ -161,6 +161,8 @@ pub struct Session {
     continues: bool,
     /// Client: the request waits for the Reply, and everything after it too.
     request_held: bool,
+    /// Client: it stands in the control stream.
+    request_written: bool,
     /// Client: a source is a stream.
     streams: bool,
     /// Set while a packet is being built; acted on with the next time-out.
@@ -319,6 +321,7 @@ impl Session {
             peer_features: 0,
             continues: false,
             request_held: false,
+            request_written: false,
             streams: false,
             give_up: None,
             stats: Stats::default(),

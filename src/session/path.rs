@@ -27,6 +27,8 @@ pub(super) struct Path {
     pub(super) mtu: PathMtu,
     pacer: Pacer,
     limit: Option<(Pacer, u64)>,
+    /// This side's limit, and what the peer wishes: the lower one holds.
+    limits: [Option<u64>; 2],
     window_cap: Option<u64>,
     ceiling: u32,
     /// The rate that growth is measured against, and when it was last left behind.
@@ -42,12 +44,37 @@ impl Path {
             mtu: PathMtu::new(now, BASE_DATAGRAM_BYTES, ceiling),
             pacer: Pacer::new(now),
             limit: config.limit_bytes_per_sec.map(|rate| (Pacer::new(now), rate)),
+            limits: [config.limit_bytes_per_sec, None],
             window_cap: config.window_cap_bytes,
             ceiling,
             grown: (0, now),
         };
         path.update(now);
         path
+    }
+
+    /// This side's limit, from now on.
+    pub(super) fn set_own_limit(&mut self, now: Instant, bytes_per_sec: Option<u64>) {
+        self.limits[0] = bytes_per_sec;
+        self.renew_limit(now);
+    }
+
+    /// What the peer wishes to get at most, from now on.
+    pub(super) fn set_peer_limit(&mut self, now: Instant, bytes_per_sec: Option<u64>) {
+        self.limits[1] = bytes_per_sec;
+        self.renew_limit(now);
+    }
+
+    fn renew_limit(&mut self, now: Instant) {
+        let Some(rate) = self.limits.into_iter().flatten().min() else {
+            self.limit = None;
+            return;
+        };
+        match &mut self.limit {
+            Some((_, known)) => *known = rate,
+            None => self.limit = Some((Pacer::new(now), rate)),
+        }
+        self.update(now);
     }
 
     /// The peer takes no larger datagrams than this.

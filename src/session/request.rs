@@ -18,6 +18,10 @@ use crate::wire::message::{Message, path_is_clean};
 use std::collections::HashSet;
 use std::time::Instant;
 
+/// A peer's wish below this counts as this, bytes a second: the least that `--limit` takes; slower than that every time-out
+/// would fire first.
+const MIN_SEND_LIMIT: u64 = 125;
+
 /// Highest zstd level that a server uses because a client wishes it: a chunk of 4 MiB then takes a tenth of a second of
 /// the thread that all sessions share.
 const MAX_SERVED_LEVEL: u8 = 9;
@@ -63,8 +67,28 @@ impl Session {
     fn write_request(&mut self, request: Request) {
         let sends = matches!(request, Request::Put { .. } | Request::Echo { .. });
         self.write_message(&Message::Request { client_id: self.config.client_id.clone(), request });
+        self.request_written = true;
         if self.continues && sends {
             self.write_message(&Message::Continue);
+        }
+        if self.config.limit_bytes_per_sec.is_some() {
+            self.tell_limit();
+        }
+    }
+
+    /// Another `--limit` from now on, here and, where the peer is the one that sends, there.
+    pub fn set_limit(&mut self, now: Instant, bytes_per_sec: Option<u64>) {
+        self.config.limit_bytes_per_sec = bytes_per_sec;
+        self.path.set_own_limit(now, bytes_per_sec);
+        // Else it will be told behind the request.
+        if self.request_written {
+            self.tell_limit();
+        }
+    }
+
+    fn tell_limit(&mut self) {
+        if let Role::Client { request: Request::Get { .. } | Request::Echo { .. }, .. } = &self.role {
+            self.write_message(&Message::SendLimit(self.config.limit_bytes_per_sec.unwrap_or(0)));
         }
     }
 
@@ -156,6 +180,13 @@ impl Session {
                 Ok(())
             }
             Message::Options(options) => self.on_options(*options),
+            Message::SendLimit(rate) => {
+                let Role::Server { requested: Some(_), .. } = self.role else {
+                    return Err("a limit of nothing");
+                };
+                self.path.set_peer_limit(now, (rate > 0).then(|| rate.max(MIN_SEND_LIMIT)));
+                Ok(())
+            }
             Message::Result { .. }
             | Message::Have { .. }
             | Message::Resend { .. }
@@ -279,8 +310,8 @@ impl Session {
             Request::Get { paths, compress, chunk_size } => {
                 self.sender.set_wishes(chunk_size, served(compress));
                 for path in paths {
-                    let Some(path) = clean(&path) else { return self.refuse_path(now, &path) };
-                    self.sender.add_root(jail_root(path));
+                    let Some(root) = wanted_root(&path) else { return self.refuse_path(now, &path) };
+                    self.sender.add_root(root);
                 }
                 self.sender.finish_roots();
             }
@@ -434,7 +465,7 @@ fn asked(request: &Request) -> Asked {
         Request::Get { paths, .. } => {
             // A path that is not clean is refused there, and so brings nothing.
             let names: HashSet<_> =
-                paths.iter().filter_map(|path| clean(path)).map(|path| jail_root(path).name).collect();
+                paths.iter().filter_map(|path| wanted_root(path)).map(|root| root.name).collect();
             // The whole of what is served has no name of its own.
             if names.contains(&[][..]) { Asked::Anything } else { Asked::Roots(names) }
         }
@@ -453,6 +484,22 @@ fn clean(path: &[u8]) -> Option<Vec<u8>> {
     let end = path.iter().rposition(|b| *b != b'/').map_or(start, |i| i + 1);
     let path = &path[start..end];
     (path.is_empty() || path_is_clean(path)).then(|| path.to_vec())
+}
+
+/// What a path of a GET asks for. What stands behind the first `/./` keeps its whole path, else the last component is
+/// the name.
+fn wanted_root(path: &[u8]) -> Option<SourceRoot> {
+    let (base, below) = match path.strip_prefix(b"./") {
+        Some(below) => (&[][..], below),
+        None => match path.windows(3).position(|w| w == b"/./") {
+            Some(at) => (&path[..at], &path[at + 3..]),
+            None => return clean(path).map(jail_root),
+        },
+    };
+    let (base, name) = (clean(base)?, clean(below)?);
+    let whole = if base.is_empty() { name.clone() } else { [base.as_slice(), b"/", &name].concat() };
+    (!name.is_empty() && whole.len() <= crate::wire::MAX_PATH_BYTES)
+        .then_some(SourceRoot { location: Location::Jail(whole), name })
 }
 
 fn jail_root(path: Vec<u8>) -> SourceRoot {

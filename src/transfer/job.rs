@@ -94,7 +94,7 @@ pub enum Overwrite {
 pub struct SourceRoot {
     /// Where it lies.
     pub location: Location,
-    /// The first component that its manifest paths get (the base name); empty: the contents go without one.
+    /// What its manifest paths begin with (the base name, or several components); empty: the contents go without it.
     pub name: Vec<u8>,
 }
 

@@ -60,7 +60,9 @@ impl Asked {
         match self {
             Self::Anything => true,
             Self::Roots(names) => {
-                e.path.split(|b| *b == b'/').next().is_some_and(|root| names.contains(root))
+                // The entry itself, or a directory above it, is a root.
+                let mut ends = e.path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+                ends.any(|end| names.contains(&e.path[..end])) || names.contains(&e.path)
             }
             Self::PlainFiles => e.kind == EntryKind::File && !e.path.contains(&b'/'),
         }

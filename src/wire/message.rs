@@ -29,6 +29,7 @@ const RESULT: u64 = 8;
 const RESEND: u64 = 9;
 const REQUEST_FAILED: u64 = 10;
 const CONTINUE: u64 = FIRST_EXTENSION;
+const SEND_LIMIT: u64 = FIRST_EXTENSION + 1;
 const OPTIONS: u64 = 11;
 const OFFER: u64 = 12;
 const UNCHANGED: u64 = 13;
@@ -104,6 +105,8 @@ pub enum Message {
     Continue,
     /// Client to server, before the request: what else is wished (feature bit 1).
     Options(Box<SyncOptions>),
+    /// Receiver to sender, at any time after the request: send at most this much, IP bytes a second; 0: no limit.
+    SendLimit(u64),
     /// Sender to receiver: a file that need not travel if it is there (feature bit 1).
     Offer(Box<Offer>),
     /// Receiver to sender: these entries are there, equal (feature bit 1).
@@ -331,6 +334,7 @@ impl Message {
             Self::RequestFailed(_) => REQUEST_FAILED,
             Self::Continue => CONTINUE,
             Self::Options(_) => OPTIONS,
+            Self::SendLimit(_) => SEND_LIMIT,
             Self::Offer(_) => OFFER,
             Self::Unchanged(_) => UNCHANGED,
             Self::Want(_) => WANT,
@@ -379,6 +383,7 @@ impl Message {
             }
             Self::RequestFailed(e) => put_error(scratch, e),
             Self::Options(o) => put_options(scratch, o),
+            Self::SendLimit(rate) => put_varint(scratch, *rate),
             Self::Offer(o) => put_offer(scratch, o),
             Self::Unchanged(ranges) | Self::Want(ranges) => put_ranges(scratch, ranges),
             Self::Removed(paths) => put_removed(scratch, paths),
@@ -425,6 +430,7 @@ impl Message {
             REQUEST_FAILED => Self::RequestFailed(read_error(&mut b)?),
             CONTINUE => Self::Continue,
             OPTIONS => Self::Options(Box::new(read_options(&mut b)?)),
+            SEND_LIMIT => Self::SendLimit(b.varint()?),
             OFFER => Self::Offer(Box::new(read_offer(&mut b)?)),
             UNCHANGED => Self::Unchanged(read_ranges(&mut b)?),
             WANT => Self::Want(read_ranges(&mut b)?),

@@ -42,6 +42,7 @@ impl TestServer {
             partial_ttl: None,
             quota_bytes: None,
             trace: None,
+            limit: None,
             watch: Default::default(),
         };
         change(&mut options);

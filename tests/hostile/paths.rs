@@ -67,6 +67,15 @@ fn forbidden() -> Vec<Vec<u8>> {
     ]
 }
 
+/// An entry with this path ends the session, and nothing is written anywhere.
+fn refuses_entry(walls: &Walls, node: &mut Node, peer: &mut Peer, path: &[u8]) {
+    peer.say_raw(node, &raw_entry(0, path, b"x"));
+    node.pass(ms(100));
+    node.expect_violation("path out of bounds", Refusal::Message);
+    walls.hold();
+    assert!(names(&walls.inside()).is_empty());
+}
+
 #[test]
 fn unclean_paths_of_a_client_end_its_session() {
     let _together = together();
@@ -75,11 +84,7 @@ fn unclean_paths_of_a_client_end_its_session() {
         let mut node = Node::server(&walls.inside());
         let mut peer = Peer::join(&mut node, i as u8 + 1, peer_addr());
         peer.say(&mut node, &[put()]);
-        peer.say_raw(&mut node, &raw_entry(0, path, b"x"));
-        node.pass(ms(100));
-        node.expect_violation("path out of bounds", Refusal::Message);
-        walls.hold();
-        assert!(names(&walls.inside()).is_empty());
+        refuses_entry(&walls, &mut node, &mut peer, path);
     }
 }
 
@@ -91,11 +96,7 @@ fn unclean_paths_of_a_server_end_the_session() {
         let mut node = Node::client(&walls.inside());
         node.connect(get(b""), Vec::new());
         let mut peer = Peer::meet(&mut node);
-        peer.say_raw(&mut node, &raw_entry(0, path, b"x"));
-        node.pass(ms(100));
-        node.expect_violation("path out of bounds", Refusal::Message);
-        walls.hold();
-        assert!(names(&walls.inside()).is_empty());
+        refuses_entry(&walls, &mut node, &mut peer, path);
     }
 }
 
@@ -181,8 +182,19 @@ fn requests_for_paths_outside_are_refused() {
     let walls = Walls::new();
     symlink("../outside", walls.inside().join("door")).expect("linked");
     symlink("../outside/secret", walls.inside().join("peephole")).expect("linked");
-    let paths: [&[u8]; 7] =
-        [b"..", b"../outside/secret", b"a/../../outside", b"./x", b"door/secret", b"door", b"peephole"];
+    let paths: [&[u8]; 11] = [
+        b"..",
+        b"../outside/secret",
+        b"a/../../outside",
+        b"./x",
+        b"door/secret",
+        b"door",
+        b"peephole",
+        b"./../outside/secret",
+        b"../outside/./secret",
+        b"door/./secret",
+        b"./door/secret",
+    ];
     let mut joined = 0;
     for path in paths {
         for kind in 0..3 {
@@ -224,6 +236,10 @@ fn a_server_cannot_add_files_that_nobody_asked_for() {
         (b"deep/in/notes.txt", b"deep/in/notes.txt"),
         (b"/notes.txt/", b"notes"),
         (b"../notes.txt", b"notes.txt"),
+        (b"in/./a/b", b"a/evil"),
+        (b"in/./a/b", b"b"),
+        (b"./a/b", b"a"),
+        (b"in/./../b", b"b"),
     ] {
         for kind in [EntryKind::File, EntryKind::Dir, EntryKind::Symlink] {
             let walls = Walls::new();
@@ -245,6 +261,12 @@ fn a_server_cannot_add_files_that_nobody_asked_for() {
     peer.say(&mut node, &[dir(0, b"tree"), inline(1, b"tree/.bashrc", b"x")]);
     node.pass(ms(100));
     assert_eq!(names(&walls.inside().join("tree")), [".bashrc"]);
+    let mut node = Node::client(&walls.inside());
+    node.connect(get(b"deep/./in/kept"), Vec::new());
+    let mut peer = Peer::meet(&mut node);
+    peer.say(&mut node, &[inline(0, b"in/kept", b"x")]);
+    node.pass(ms(100));
+    assert_eq!(names(&walls.inside().join("in")), ["kept"]);
 }
 
 #[test]

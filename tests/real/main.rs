@@ -5,12 +5,15 @@
 
 mod browser;
 mod copy;
+mod copysync;
 mod crowd;
 mod disk;
 mod echo;
 mod exits;
 mod interrupted;
 mod keys;
+mod limits;
+mod lists;
 mod names;
 mod output;
 mod pipes;

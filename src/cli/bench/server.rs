@@ -64,6 +64,7 @@ impl Uplink {
             sim: None,
             retries: 0,
             trace: None,
+            limit: None,
         };
         let path = std::env::temp_dir().join(format!("fulmar-bench-{}", &key::generate()?[..16]));
         let signal = signals::install(Some(path.clone()))?;
@@ -102,6 +103,7 @@ impl Uplink {
             sim: None,
             retries: 0,
             trace: None,
+            limit: None,
         };
         let mut progress = Progress::new("bench", self.output);
         progress.phase(&format!("{}: connecting to {}", setting.label, self.authority()));

@@ -350,6 +350,7 @@ fn host_of(command: &Command) -> Option<String> {
         Command::Get(args) => args.paths.first().and_then(|a| host_in(a)),
         Command::Echo(args) => args.paths.last().and_then(|a| host_in(a)),
         Command::Ls(args) => host_in(&args.target),
+        Command::Cp(args) => super::cp::grammar::remote_name(&args.paths),
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! Implements: `fulmar cp --help`.
 
 use crate::cli::args::{ChunkArgs, ConnectArgs, LinkArgs, OutputArgs};
+use crate::cli::sync::SyncArgs;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 
@@ -14,6 +15,8 @@ Examples:
   fulmar cp 'server:logs/*.gz' server:b .    the server finds what matches
   fulmar cp -P 2222 -o User=ada a [2001:db8::1]:a
   fulmar cp --port-range 60000-60010 a server:
+  fulmar cp -rn --update --delete site/. server:/srv/www/
+                                             what an update would do there
 
 Log in as with ssh; fulmar must be installed there too, and needs no key and no
 running server: ssh starts `fulmar serve --once` for this one copy, a one-time
@@ -27,8 +30,9 @@ as ./a:b.
 
 DEST: an existing directory takes what is copied inside, else DEST is the new
 name; several sources need a directory. One with a trailing slash is made when
-it is missing. Files that are there are replaced, times and modes are kept, a
-copy that was interrupted goes on where it ended. A symbolic link named as SRC
+it is missing. Files that are there are replaced (--update skips what is equal),
+times and modes are kept (--no-preserve does not), a copy that was interrupted
+goes on where it ended. A symbolic link named as SRC
 is followed; links inside a directory are copied as links.";
 
 /// Before the options.
@@ -58,14 +62,15 @@ pub struct CpArgs {
     /// Copy directories with all that is in them
     #[arg(short, long)]
     pub recursive: bool,
-    /// Keep times and modes; that is always done, the option is there for the habit
-    #[arg(short = 'p')]
-    pub preserve: bool,
+    /// Keep modification times and modes, as is done without it too; sets aside a no-preserve of the environment or of
+    /// config.toml. Access times are not kept
+    #[arg(short = 'p', conflicts_with_all = ["preserve", "no_preserve"])]
+    pub keep: bool,
     /// Compress always, as --compress zstd does; without it fulmar decides by data and link
     #[arg(short = 'C', conflicts_with = "compress")]
     pub compress_always: bool,
     /// Send at most this much, in kbit/s as with scp, or with a unit (20mbit); the same as --limit
-    #[arg(short = 'l', value_name = "RATE", conflicts_with = "limit")]
+    #[arg(short = 'l', value_name = "RATE", conflicts_with_all = ["limit", "limit_file"])]
     pub kbit: Option<String>,
     /// Files that exist already: always (replace them), never (refuse them, exit code 5) [default: always]
     #[arg(long, value_name = "WHEN", help_heading = "Files")]
@@ -73,6 +78,12 @@ pub struct CpArgs {
     /// Start anew, whatever an interrupted run of the same command has left
     #[arg(long, help_heading = "Files")]
     pub no_resume: bool,
+    /// A list of sources.
+    #[command(flatten)]
+    pub list: crate::cli::files_from::FilesFromArgs,
+    /// Comparing first.
+    #[command(flatten)]
+    pub sync: SyncArgs,
     /// Ssh.
     #[command(flatten)]
     pub ssh: SshArgs,

@@ -88,6 +88,15 @@ pub enum Work {
         /// Directories too.
         recursive: bool,
     },
+    /// Send what a list names.
+    SendListed {
+        /// The directory that the names are relative to, as the user wrote it.
+        base: Bytes,
+        /// Clean relative paths, which are kept; no patterns.
+        names: Vec<Bytes>,
+        /// Directories too.
+        recursive: bool,
+    },
     /// Receive.
     Receive {
         /// The path, as the user wrote it.
@@ -178,7 +187,7 @@ pub fn write_message(out: &mut impl Write, message: &impl Serialize) -> io::Resu
     if len > MAX_FRAME_BYTES {
         return Err(io::Error::new(
             ErrorKind::InvalidInput,
-            "too many names for one message: copy their directory instead",
+            "there are too many names for one copy: copy their directory instead",
         ));
     }
     frame[..FRAME_HEADER_BYTES].copy_from_slice(&frame_header(KIND_MESSAGE, len));

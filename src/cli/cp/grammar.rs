@@ -108,6 +108,14 @@ pub fn plan(sources: &[OsString], dest: &OsStr) -> Result<Plan, Failure> {
     }
 }
 
+/// The host that operands name, as far as one can be told; for its settings.
+pub fn remote_name(operands: &[OsString]) -> Option<String> {
+    operands.iter().rev().find_map(|argument| match operand(argument) {
+        Ok(Operand::Remote(host, _)) => Some(host.name),
+        _ => None,
+    })
+}
+
 fn nothing_remote(path: &OsStr, mixed: bool) -> Failure {
     let shown = text::bytes(path.as_bytes());
     Failure::usage(if mixed {

@@ -16,13 +16,18 @@ use super::exit::{self, Failure};
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
-use super::{key, signals, text, trace};
+use super::{files_from, key, key_log, limit, signals, sync, text, trace};
 use crate::endpoint::config::{EndpointConfig, Secret, SessionConfig};
 use crate::impair::Spec;
 use crate::net::client::ClientOptions;
+use crate::net::limit::LiveLimit;
+use crate::net::trace::TraceFile;
 use crate::session::event::{CloseReason, Direction};
 use crate::transfer::Request;
-use crate::transfer::job::{Compression, DEFAULT_ZSTD_LEVEL, Dest, Overwrite, SourceRoot, StoreError};
+use crate::transfer::job::{
+    Compression, DEFAULT_ZSTD_LEVEL, Dest, EntryKind, Overwrite, SourceRoot, StoreError,
+};
+use crate::transfer::sync::SyncOptions;
 use args::{CpArgs, Fallback};
 use channel::{Ask, Bytes, LinkWishes, Ready, Work};
 use grammar::{Host, Plan};
@@ -50,7 +55,13 @@ struct Copy<'a> {
     output: Output,
     overwrite: Overwrite,
     session: SessionConfig,
+    sync: SyncOptions,
+    list: Option<files_from::List>,
     sim: Option<Spec>,
+    /// One file for both attempts.
+    trace: Option<TraceFile>,
+    retries: u32,
+    limit: Option<LiveLimit>,
     ports: Option<(u16, u16)>,
     host: Host,
 }
@@ -62,11 +73,16 @@ struct Job {
     dest: Option<(PathBuf, Dest)>,
     /// See `SessionConfig::only_roots`.
     only_roots: Option<Arc<BTreeSet<Vec<u8>>>>,
+    sync: SyncOptions,
 }
 
 /// Runs it; the exit code.
 pub fn run(args: &CpArgs) -> Result<u8, Failure> {
-    let (sources, dest) = options::split_last("cp", "SRC... and DEST", &args.paths)?;
+    let (sources, dest) = if args.list.files_from.is_some() && args.paths.len() == 1 {
+        (&[][..], args.paths[0].as_os_str())
+    } else {
+        options::split_last("cp", "SRC... and DEST", &args.paths)?
+    };
     let plan = grammar::plan(sources, dest)?;
     let (Plan::Upload { host, .. } | Plan::Download { host, .. }) = &plan;
     let copy = Copy::new(args, host.clone())?;
@@ -86,21 +102,24 @@ impl<'a> Copy<'a> {
         if args.connect.connect_timeout.is_none() {
             session.connect_timeout = UDP_WAIT;
         }
-        let overwrite = match &args.overwrite {
-            None => Overwrite::Always,
-            Some(when) => {
-                let given = super::args::OverwriteArgs { overwrite: Some(when.clone()), no_resume: false };
-                options::overwrite(&given)?
-            }
-        };
-        // A file that cannot be written is told before anybody logs in.
-        trace::open(args.link.trace.as_deref(), false)?;
+        // As with scp, what is there is replaced.
+        let when = args.overwrite.clone().unwrap_or_else(|| "always".into());
+        let given = super::args::OverwriteArgs { overwrite: Some(when), no_resume: args.no_resume };
+        let (sync, overwrite) = sync::options(&args.sync, &given)?;
+        session.key_log = key_log::from_environment()?;
         Ok(Self {
             args,
             output: Output::new(&args.output),
             overwrite,
             session,
+            sync,
+            list: files_from::read(&args.list)?
+                .map(|list| if args.recursive { list.without_inner() } else { list }),
             sim: options::link_sim(&args.link)?,
+            // A file that cannot be written is told before anybody logs in.
+            trace: trace::open(args.link.trace.as_deref(), false)?,
+            retries: options::retries(&args.connect)?,
+            limit: limit::live(&link, 1)?,
             ports: args.ssh.port_range.as_deref().map(port_range).transpose()?,
             host,
         })
@@ -109,17 +128,18 @@ impl<'a> Copy<'a> {
     fn upload(&self, sources: &[OsString], dest: &[u8]) -> Result<u8, Failure> {
         let start = client::now();
         let mut report = Report::new("cp", self.output);
-        let mut found = Vec::new();
-        for source in sources {
-            match remote::usable(source, self.args.recursive) {
-                Ok(usable) => found.push(usable),
-                Err(error) => fail(&mut report, source.as_bytes(), &error),
-            }
-        }
+        let found = match &self.list {
+            Some(list) => listed(list, files_from::base("cp", sources)?, self.args.recursive, &mut report),
+            None => self.usable(sources, &mut report),
+        };
         if found.is_empty() {
             return Ok(report.finish(&Ended::without_session(start)));
         }
-        let shape = remote::shape_of(&found, sources.len());
+        let shape = match &self.list {
+            Some(_) => remote::shape_of_list(&found),
+            None => remote::shape_of(&found, sources.len()),
+        };
+        let sync = self.sync_for(shape, &mut report);
         let work = Work::Receive {
             dest: dest.into(),
             shape,
@@ -142,9 +162,9 @@ impl<'a> Copy<'a> {
             overwrite: self.overwrite,
             no_resume: self.args.no_resume,
         };
-        let job = Job { request, roots, dest: None, only_roots: None };
+        let job = Job { request, roots, dest: None, only_roots: None, sync };
         let ended = self.transfer(ssh, &ready, &key, job, &mut report);
-        let heard = report.totals.ok + report.totals.dirs + report.totals.failed - unsent;
+        let heard = report.totals.heard() - unsent;
         if ended.is_done() && heard < named {
             let message =
                 format!("only {heard} of {named} sources were confirmed: run the same command again");
@@ -154,24 +174,45 @@ impl<'a> Copy<'a> {
         Ok(report.finish(&ended))
     }
 
+    /// The sources that can be sent; the others are reported.
+    fn usable(&self, sources: &[OsString], report: &mut Report) -> Vec<super::paths::Source> {
+        let mut found = Vec::new();
+        for source in sources {
+            match remote::usable(source, self.args.recursive) {
+                Ok(usable) => found.push(usable),
+                Err(error) => fail(report, source.as_bytes(), &error),
+            }
+        }
+        found
+    }
+
     fn download(&self, sources: &[Vec<u8>], dest: &OsStr) -> Result<u8, Failure> {
         let start = client::now();
         // What cannot be written to is known before anybody logs in; what is copied there may still change it.
-        let guess = Shape { several: sources.len() > 1, contents: false, dir: self.args.recursive };
-        place::place(Path::new(dest), guess, self.overwrite, self.args.no_resume)?;
-        let work = Work::Send {
-            sources: sources.iter().map(|source| Bytes::from(source.as_slice())).collect(),
-            recursive: self.args.recursive,
+        let guess = Shape {
+            several: self.list.is_some() || sources.len() > 1,
+            contents: false,
+            dir: self.args.recursive,
         };
+        place::place(Path::new(dest), guess, self.overwrite, self.args.no_resume)?;
+        let work = self.wanted(sources)?;
         let (ssh, ready, key) = self.reach(work)?;
         let mut report = Report::new("cp", self.output);
+        let lines = self.list.as_ref().map(|list| (list, list.index()));
         for failed in &ready.failed {
-            fail(&mut report, failed.path.as_slice(), &failed.error());
+            let (path, mut error) = (failed.path.as_slice(), failed.error());
+            if let Some((list, index)) = &lines
+                && let Some(name) = index.get(path)
+            {
+                error = list.blame(name, error);
+            }
+            fail(&mut report, path, &error);
         }
         if ready.names.is_empty() {
             ssh.finish();
             return Ok(report.finish(&Ended::without_session(start)));
         }
+        let sync = self.sync_for(ready.shape, &mut report);
         let only_roots = match self.asked_for(sources, &ready.names) {
             Ok(only_roots) => only_roots,
             Err(failure) => return Ok(report.finish(&Ended::before_start(failure))),
@@ -187,9 +228,36 @@ impl<'a> Copy<'a> {
             compress: self.session.compress,
             chunk_size: self.session.chunk_size,
         };
-        let job = Job { request, roots: Vec::new(), dest: Some(dest), only_roots };
+        let job = Job { request, roots: Vec::new(), dest: Some(dest), only_roots, sync };
         let ended = self.transfer(ssh, &ready, &key, job, &mut report);
         Ok(report.finish(&ended))
+    }
+
+    /// What the other side is to send.
+    fn wanted(&self, sources: &[Vec<u8>]) -> Result<Work, Failure> {
+        let bytes = |path: &Vec<u8>| Bytes::from(path.as_slice());
+        let recursive = self.args.recursive;
+        let Some(list) = &self.list else {
+            return Ok(Work::Send { sources: sources.iter().map(bytes).collect(), recursive });
+        };
+        let [base] = sources else {
+            let message =
+                "cp: with --files-from there is one SRC, the directory that the names are relative to";
+            return Err(Failure::usage(message));
+        };
+        let names = list.names.iter().map(|name| bytes(&name.path)).collect();
+        Ok(Work::SendListed { base: bytes(base), names, recursive })
+    }
+
+    /// The wishes for what was found. `report` names what was not.
+    fn sync_for(&self, shape: Shape, report: &mut Report) -> SyncOptions {
+        let mut sync = self.sync.clone();
+        report.dry_run = sync.dry_run;
+        sync::widen_delete(&mut sync, shape.contents);
+        if report.totals.failed > 0 && sync.delete.take().is_some() {
+            report.not_removed("nothing is removed at the destination, since not all sources can be read");
+        }
+        sync
     }
 
     /// The names that may come: those that the other side has found, if they are what was asked for. A host that is
@@ -200,8 +268,10 @@ impl<'a> Copy<'a> {
         names: &[Bytes],
     ) -> Result<Option<Arc<BTreeSet<Vec<u8>>>>, Failure> {
         let mut roots = BTreeSet::new();
+        let listed = self.list.as_ref().map(files_from::List::index);
         for name in names.iter().map(Bytes::as_slice) {
-            if !sources.iter().any(|source| expand::may_bring(source, name)) {
+            let is_listed = listed.as_ref().map(|listed| listed.contains_key(name));
+            if !is_listed.unwrap_or_else(|| sources.iter().any(|source| expand::may_bring(source, name))) {
                 let shown = text::bytes(name);
                 let message =
                     format!("{} offers `{shown}`, which was not asked for: nothing is copied", self.name());
@@ -236,7 +306,8 @@ impl<'a> Copy<'a> {
             ipv6: self.args.connect.ipv6,
             wait_ms: (self.session.connect_timeout + SPARE_WAIT).as_millis() as u64,
             link: LinkWishes {
-                limit: link.limit,
+                // It is told in the session, and may change there.
+                limit: None,
                 window: link.window,
                 cc: link.cc,
                 rate: link.rate,
@@ -265,10 +336,8 @@ impl<'a> Copy<'a> {
         } else {
             let host = format!("{} (UDP port {})", self.name(), ready.port);
             let progress = Progress::new("cp", self.output);
-            match self.options(key, &job, remotes.clone()) {
-                Ok(options) => client::run(options, &host, signal.clone(), &mut results, progress),
-                Err(failure) => Ended::before_start(failure),
-            }
+            let options = self.options(key, &job, remotes.clone());
+            client::run(options, &host, signal.clone(), &mut results, progress)
         };
         if self.is_blocked(&ended, &remotes) {
             if self.args.ssh.fallback == Fallback::Ssh {
@@ -300,32 +369,35 @@ impl<'a> Copy<'a> {
     ) -> Ended {
         // The end of ssh is not a signal to this process: it is told by its own number, and looked for below.
         let ended_by_ssh = Arc::new(AtomicI32::new(0));
-        let ready =
-            ssh.stream(ended_by_ssh).and_then(|stream| Ok((stream, self.options(key, job, Vec::new())?)));
-        let (stream, options) = match ready {
-            Ok(ready) => ready,
+        let stream = match ssh.stream(ended_by_ssh) {
+            Ok(stream) => stream,
             Err(failure) => return Ended::before_start(failure),
         };
+        let options = self.options(key, job, Vec::new());
         let progress = Progress::new("cp", self.output);
         let mut ended = client::run_over_stream(stream, options, &self.name(), signal, results, progress);
         self.explain_loss(ssh, &mut ended);
         ended
     }
 
-    fn options(&self, key: &str, job: &Job, remotes: Vec<SocketAddr>) -> Result<ClientOptions, Failure> {
+    fn options(&self, key: &str, job: &Job, remotes: Vec<SocketAddr>) -> ClientOptions {
         let mut endpoint = EndpointConfig::new(Secret::Key(Zeroizing::new(key.as_bytes().to_vec())));
-        endpoint.session = SessionConfig { only_roots: job.only_roots.clone(), ..self.session.clone() };
-        Ok(ClientOptions {
+        endpoint.session = SessionConfig {
+            only_roots: job.only_roots.clone(),
+            sync: job.sync.clone(),
+            ..self.session.clone()
+        };
+        ClientOptions {
             remotes,
             endpoint,
             request: job.request.clone(),
             roots: job.roots.clone(),
             dest: job.dest.clone(),
             sim: self.sim.clone(),
-            retries: options::retries(&self.args.connect)?,
-            // A second attempt writes it anew.
-            trace: trace::open(self.args.link.trace.as_deref(), false)?,
-        })
+            retries: self.retries,
+            trace: self.trace.as_ref().map(TraceFile::part),
+            limit: self.limit.clone(),
+        }
     }
 
     fn of_family(&self, mut remotes: Vec<SocketAddr>) -> Vec<SocketAddr> {
@@ -409,6 +481,37 @@ impl Results for OnceEach<'_> {
         }
         self.report.entry(direction, file, error);
     }
+
+    fn unchanged(&mut self, path: &[u8], kind: EntryKind, bytes: u64) {
+        self.report.unchanged(path, kind, bytes);
+    }
+
+    fn planned(&mut self, path: &[u8], bytes: u64) {
+        self.report.planned(path, bytes);
+    }
+
+    fn removed(&mut self, path: &[u8], kind: EntryKind) {
+        self.report.removed(path, kind);
+    }
+
+    fn removal_failed(&mut self, error: &StoreError) {
+        self.report.removal_failed(error);
+    }
+}
+
+/// What a list names and can be sent; the rest is reported.
+fn listed(
+    list: &files_from::List,
+    base: &OsStr,
+    recursive: bool,
+    report: &mut Report,
+) -> Vec<super::paths::Source> {
+    let (found, failed) = remote::listed(base, list.names.iter().map(|name| name.path.as_slice()), recursive);
+    let lines = list.index();
+    for (path, error) in failed {
+        fail(report, path, &lines.get(path).map_or(error.clone(), |name| list.blame(name, error)));
+    }
+    found
 }
 
 fn fail(report: &mut Report, path: &[u8], error: &StoreError) {

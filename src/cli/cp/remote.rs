@@ -7,7 +7,7 @@ use super::expand;
 use super::place::{Shape, place};
 use crate::cli::args::{ChunkArgs, ConnectArgs, LinkArgs};
 use crate::cli::exit::{self, Failure};
-use crate::cli::{options, paths, signals, text};
+use crate::cli::{files_from, options, paths, signals, text};
 use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig, Task};
 use crate::net::client::NetError;
 use crate::net::server::{Server, ServerOptions};
@@ -147,6 +147,20 @@ fn prepare(ask: &Ask) -> Result<(Option<Server>, Ready), Failure> {
             }
             (PathBuf::from("/"), Task::Send(roots))
         }
+        Work::SendListed { base, names, recursive } => {
+            let refused = |e: StoreError| Failure::new(e.kind.exit_code(), e.message);
+            let base = expand::tilde(base.as_slice()).map_err(refused)?;
+            let names = names.iter().map(channel::Bytes::as_slice);
+            let (found, failed) = listed(base.as_os_str(), names, *recursive);
+            ready.failed = failed.iter().map(|(path, error)| FailedSource::new(path, error)).collect();
+            ready.shape = shape_of_list(&found);
+            let roots: Vec<SourceRoot> = found.into_iter().map(|source| source.root).collect();
+            ready.names = roots.iter().map(|root| root.name.as_slice().into()).collect();
+            if roots.is_empty() {
+                return Ok((None, ready));
+            }
+            (PathBuf::from("/"), Task::Send(roots))
+        }
         Work::Receive { dest, shape, overwrite, no_resume } => {
             let refused = |e: StoreError| Failure::new(e.kind.exit_code(), e.message);
             let dest = expand::tilde(dest.as_slice()).map_err(refused)?;
@@ -160,6 +174,8 @@ fn prepare(ask: &Ask) -> Result<(Option<Server>, Ready), Failure> {
     endpoint.server = Some(ServerConfig {
         max_sessions: MAX_SESSIONS,
         allow_writes: matches!(task, Task::Receive(_)),
+        // Whoever logs in may remove files without fulmar too; it is removed only what the local side asks for.
+        allow_delete: matches!(task, Task::Receive(_)),
         allow_echo_sim: false,
         task: Some(Arc::new(task)),
         ..ServerConfig::default()
@@ -194,6 +210,27 @@ fn find(sources: &[&[u8]], recursive: bool, failed: &mut Vec<FailedSource>) -> (
     }
     let shape = shape_of(&found, sources.len().max(found.len()));
     (found.into_iter().map(|source| source.root).collect(), shape)
+}
+
+/// Sources that keep their paths below DEST, and names that cannot be sent.
+type Listed<'a> = (Vec<paths::Source>, Vec<(&'a [u8], StoreError)>);
+
+/// What names below a directory stand for.
+pub fn listed<'a>(base: &OsStr, names: impl Iterator<Item = &'a [u8]>, recursive: bool) -> Listed<'a> {
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    for name in names {
+        let path = files_from::below(base, name);
+        match usable(&path, recursive) {
+            Ok(source) => found.push(paths::Source { root: files_from::root(&path, name), ..source }),
+            Err(error) => failed.push((name, error)),
+        }
+    }
+    (found, failed)
+}
+
+/// What DEST must know of a list.
+pub fn shape_of_list(sources: &[paths::Source]) -> Shape {
+    Shape { several: true, contents: sources.iter().any(|source| source.root.name.is_empty()), dir: false }
 }
 
 /// A source that may be sent: a directory only with -r.
@@ -242,6 +279,7 @@ fn bind(ask: &Ask, dir: &std::path::Path, endpoint: &EndpointConfig) -> Result<S
             partial_ttl: None,
             quota_bytes: None,
             trace: None,
+            limit: None,
             watch: WatchOptions::default(),
         })
     };

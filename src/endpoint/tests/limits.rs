@@ -102,3 +102,77 @@ fn a_servers_limit_is_shared_fairly() {
         assert!(net.steps < 400_000, "rate {rate}: {} wake-ups", net.steps);
     }
 }
+
+/// Bytes a second that a peer sends in the two seconds after one in which a change takes hold.
+fn rate_after(net: &mut Net, peer: usize) -> f64 {
+    let from = net.elapsed() + Duration::from_secs(1);
+    net.run_for(Duration::from_secs(3));
+    ip_bytes(net, peer, from, from + Duration::from_secs(2)) as f64 / 2.0
+}
+
+fn is_about(rate: f64, expected: u64, what: &str) {
+    assert!((0.85..1.1).contains(&(rate / expected as f64)), "{what}: {rate:.0} of {expected}");
+}
+
+#[test]
+fn a_clients_limit_can_be_changed_on_the_way() {
+    for get in [false, true] {
+        // Of a GET it is the server that sends; it has no limit of its own.
+        let mut net = Net::new(1, key(), 1, |i, c| {
+            c.session.limit_bytes_per_sec = (i == 1).then_some(200_000);
+        });
+        let size = 40_000_000;
+        if get {
+            net.peers[0].store.insert_file(b"f", Content::Pattern { seed: 1, size }, Default::default());
+            net.get(1, b"f");
+        } else {
+            net.put(1, b"f", size);
+        }
+        let sender = usize::from(!get);
+        for limit in [Some(200_000), Some(2_000_000), Some(50_000), Some(1_000_000)] {
+            let now = net.now;
+            net.peers[1].endpoint.set_limit(now, limit);
+            net.serve(1);
+            is_about(rate_after(&mut net, sender), limit.unwrap_or_default(), &format!("get {get}"));
+        }
+        let now = net.now;
+        net.peers[1].endpoint.set_limit(now, None);
+        net.serve(1);
+        let lifted = net.elapsed();
+        net.run();
+        // At the last limit it would be half a minute.
+        assert!(net.elapsed() < lifted + Duration::from_secs(10), "get {get}: {:?}", net.elapsed() - lifted);
+        net.expect_done(1, b"f");
+    }
+}
+
+#[test]
+fn a_servers_limit_can_be_made_changed_and_lifted() {
+    let mut net = Net::new(1, key(), 3, |_, _| {});
+    let size = 60_000_000;
+    net.peers[0].store.insert_file(b"f", Content::Pattern { seed: 1, size }, Default::default());
+    (1..=3).for_each(|i| {
+        net.get(i, b"f");
+    });
+    net.run_for(ms(100));
+    for limit in [900_000, 90_000, 3_000_000] {
+        let now = net.now;
+        net.peers[0].endpoint.set_limit(now, Some(limit));
+        net.serve(0);
+        is_about(rate_after(&mut net, 0), limit, "all together");
+    }
+    let from = net.elapsed() - Duration::from_secs(2);
+    let got: Vec<u64> = (1..=3)
+        .map(|i| {
+            let to = net.peers[i].addr;
+            net.sent_by(0).filter(|p| p.to == to && p.sent > from).map(|p| p.bytes.len() as u64).sum()
+        })
+        .collect();
+    assert!(got.iter().max() < got.iter().min().map(|least| 2 * least).as_ref(), "fair shares: {got:?}");
+    let now = net.now;
+    net.peers[0].endpoint.set_limit(now, None);
+    net.serve(0);
+    net.run();
+    assert!(net.elapsed() < Duration::from_secs(60), "{:?}", net.elapsed());
+    (1..=3).for_each(|i| net.expect_done(i, b"f"));
+}

@@ -14,6 +14,7 @@ fn options(remotes: &[&str]) -> ClientOptions {
         sim: None,
         retries: 0,
         trace: None,
+        limit: None,
     }
 }
 

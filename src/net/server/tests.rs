@@ -15,6 +15,7 @@ fn options(listen: &str, dir: &std::path::Path) -> ServerOptions {
         partial_ttl: None,
         quota_bytes: None,
         trace: None,
+        limit: None,
         watch: WatchOptions::default(),
     }
 }

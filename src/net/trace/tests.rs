@@ -181,6 +181,8 @@ fn a_slow_disk_costs_records_not_time() {
         records: Vec::new(),
         left_out: 0,
         queue: Some(queue),
+        first_session: 0,
+        last_session: Arc::default(),
         thread: None,
     };
     // Nobody takes batches: more than fit are counted, and nothing waits.

@@ -123,20 +123,9 @@ fn metrics_are_what_prometheus_reads() {
 fn watch(now: Instant) -> (Watch, std::sync::mpsc::Receiver<Box<Snapshot>>) {
     let poll = mio::Poll::new().expect("a poll");
     let (snapshots, incoming) = std::sync::mpsc::sync_channel(QUEUE_SNAPSHOTS);
-    let watch = Watch {
-        started: now,
-        about: About { listen: ([127, 0, 0, 1], 5770).into(), max_sessions: 7 },
-        records: HashMap::new(),
-        ended: Counters::default(),
-        files: VecDeque::new(),
-        rtt: Histogram::default(),
-        queue_delay: Histogram::default(),
-        next_at: now,
-        last: None,
-        snapshots: Some(snapshots),
-        waker: Arc::new(Waker::new(poll.registry(), mio::Token(0)).expect("a waker")),
-        thread: None,
-    };
+    let about = About { listen: ([127, 0, 0, 1], 5770).into(), max_sessions: 7 };
+    let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).expect("a waker"));
+    let watch = Watch::new(now, about, snapshots, waker);
     (watch, incoming)
 }
 

@@ -196,7 +196,8 @@ fn random_request(rng: &mut StdRng) -> Request {
 
 fn random_message(rng: &mut StdRng) -> Message {
     let file = FileId(random_varint(rng, 1 << 48));
-    match rng.random_range(0..12) {
+    match rng.random_range(0..13) {
+        12 => Message::SendLimit(random_varint(rng, (1 << 62) - 1)),
         11 => Message::Continue,
         0 => Message::Request { client_id: "née".into(), request: random_request(rng) },
         1 | 2 => Message::Entry(Box::new(random_entry(rng))),
@@ -271,7 +272,7 @@ fn extensions_are_skipped_and_unknown_messages_refused() {
     // The first of them is known: CONTINUE.
     assert!(matches!(Message::decode(&raw(FIRST_EXTENSION, b"")), Ok(Some((Some(Message::Continue), _)))));
     assert!(matches!(Message::decode(&raw(FIRST_EXTENSION, b"x")), Err(WireError::Trailing)));
-    let stream = raw(FIRST_EXTENSION + 1, b"whatever");
+    let stream = raw(FIRST_EXTENSION + 2, b"whatever");
     assert!(matches!(Message::decode(&stream), Ok(Some((None, 11)))));
     assert!(matches!(Message::decode(&raw(32, b"")), Err(WireError::UnknownType(32))));
     assert!(matches!(Message::decode(&raw(4, b"x")), Err(WireError::Trailing)));
