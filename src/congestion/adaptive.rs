@@ -30,8 +30,7 @@ const QUEUE_PACKETS_RTTS: f64 = 0.25;
 const QUEUE_LEAST: f64 = 0.0015;
 /// Rate before the first RTT sample, bytes per second: the initial flight leaves within some 25 ms.
 const FIRST_RATE: f64 = 4e6;
-/// Slowest pace at which a living path is used: two packets a second, and as TCP does two packets per RTT.
-const MIN_RATE: f64 = 3000.0;
+/// Slowest pace at which a path is used: two packets a second, and a living one, as TCP does, two packets per RTT.
 const LEAST_PACKETS: f64 = 2.0;
 /// Packets that a sample of the capacity wants.
 const SAMPLE_PACKETS: f64 = 16.0;
@@ -131,7 +130,7 @@ impl Adaptive {
     }
 
     fn queue_target_at(&self, rate: f64) -> f64 {
-        let aim = QUEUE_SECS * (QUEUE_RATE / rate.max(MIN_RATE)).sqrt();
+        let aim = QUEUE_SECS * (QUEUE_RATE / rate.max(self.floor())).sqrt();
         let most = (self.min_rtt / 3.0).clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1);
         // Bounded softly: where two flows share, the slower one must aim higher whatever the bound.
         let soft = (aim * most / (aim + most)).max(QUEUE_LEAST);
@@ -175,7 +174,7 @@ impl Adaptive {
                     Step::Done(capacity) | Step::Pace(capacity) => capacity,
                 };
                 self.rival.note_rate(now, startup.hint().unwrap_or(capacity).max(capacity));
-                self.capacity = capacity.max(MIN_RATE);
+                self.capacity = capacity.max(self.floor());
                 self.mode = Mode::Cruise;
                 self.queue_seen = now;
                 self.boost_from = now;
@@ -285,7 +284,12 @@ impl Adaptive {
 
     /// The least that keeps the model of a living path alive.
     fn least(&self) -> f64 {
-        (LEAST_PACKETS * self.datagram / self.rtt).max(MIN_RATE)
+        (LEAST_PACKETS * self.datagram / self.rtt).max(self.floor())
+    }
+
+    /// The least for any path, bytes per second.
+    fn floor(&self) -> f64 {
+        LEAST_PACKETS * self.datagram
     }
 
     /// Nothing came back yet.
@@ -425,9 +429,12 @@ impl Controller for Adaptive {
         self.on_point(now, &point);
     }
 
-    fn on_silence(&mut self, _now: Instant, silent_ptos: u32) {
+    fn on_silence(&mut self, _now: Instant, silent_ptos: u32, bytes_in_flight: u64) {
         self.silent = silent_ptos;
-        self.pace = (self.pace / 2.0).max(MIN_RATE);
+        // A sender that waits for something else has pings in flight; that they get lost says nothing of the rate.
+        if bytes_in_flight as f64 >= self.datagram {
+            self.pace = (self.pace / 2.0).max(self.floor());
+        }
     }
 
     fn on_path_change(&mut self, now: Instant) {

@@ -128,7 +128,7 @@ impl Controller for Bbr {
             self.probe_rtt_until = None;
         }
     }
-    fn on_silence(&mut self, _: Instant, _: u32) {}
+    fn on_silence(&mut self, _: Instant, _: u32, _: u64) {}
     fn on_path_change(&mut self, _: Instant) {}
     fn on_mtu(&mut self, _: u32) {}
     fn window_bytes(&self) -> u64 {

@@ -556,7 +556,7 @@ impl Sim {
         }
         if t - flow.last_heard >= pto * backoff && flow.in_flight > 0 {
             flow.ptos += 1;
-            flow.controller.on_silence(now, flow.ptos);
+            flow.controller.on_silence(now, flow.ptos, flow.in_flight);
             // The session's probe, whatever the window says.
             let number = flow.sent.len() as u64;
             flow.sent.push((t, Fate::InFlight));

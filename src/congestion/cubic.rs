@@ -208,7 +208,7 @@ impl Controller for Cubic {
         }
     }
 
-    fn on_silence(&mut self, _now: Instant, silent_ptos: u32) {
+    fn on_silence(&mut self, _now: Instant, silent_ptos: u32, _bytes_in_flight: u64) {
         // RFC 9002 section 7.6: persistent congestion leaves the minimum window.
         if silent_ptos >= 3 && self.window > self.min_window() {
             self.ssthresh = (self.window * BETA).max(self.min_window());

@@ -21,7 +21,7 @@ impl Fixed {
 impl Controller for Fixed {
     fn on_sent(&mut self, _: &PacketInfo, _: u64) {}
     fn on_feedback(&mut self, _: &FeedbackSample<'_>) {}
-    fn on_silence(&mut self, _: Instant, _: u32) {}
+    fn on_silence(&mut self, _: Instant, _: u32, _: u64) {}
     fn on_path_change(&mut self, _: Instant) {}
     fn on_mtu(&mut self, _: u32) {}
     fn window_bytes(&self) -> u64 {

@@ -67,8 +67,9 @@ pub trait Controller: Send + std::fmt::Debug {
     fn on_sent(&mut self, packet: &PacketInfo, bytes_in_flight: u64);
     /// A feedback frame arrived.
     fn on_feedback(&mut self, sample: &FeedbackSample<'_>);
-    /// No feedback for `silent_ptos` probe timeouts in a row (1 at the first): slow down, then stop (circuit breaker).
-    fn on_silence(&mut self, now: Instant, silent_ptos: u32);
+    /// No feedback for `silent_ptos` probe timeouts in a row (1 at the first) although `bytes_in_flight` are under way: slow
+    /// down, then stop (circuit breaker).
+    fn on_silence(&mut self, now: Instant, silent_ptos: u32, bytes_in_flight: u64);
     /// The path changed (address change): start again carefully.
     fn on_path_change(&mut self, now: Instant);
     /// The size of full datagrams changed.

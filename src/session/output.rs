@@ -123,8 +123,13 @@ impl Session {
         self.probes_due > 0
             || self.ping_due
             || self.control_tx.has_piece()
-            || self.sender.has_repair()
+            || self.sender.has_repair() && self.peer_takes_repairs()
             || self.sender.has_fresh() && self.peer_has_room()
+    }
+
+    /// A peer without any room would refuse them as it did before; what makes room there is its store, or the control stream.
+    pub(super) fn peer_takes_repairs(&self) -> bool {
+        self.peer_window > 0
     }
 
     pub(super) fn peer_has_room(&self) -> bool {
@@ -247,13 +252,16 @@ impl Session {
         let mut eliciting = false;
         if data {
             self.put_floor(now, buf);
-            if self.probes_due > 0 || std::mem::take(&mut self.ping_due) {
+            let probes = self.probes_due > 0;
+            if probes || std::mem::take(&mut self.ping_due) {
                 self.probes_due = self.probes_due.saturating_sub(1);
                 Frame::Ping.encode(buf);
                 eliciting = true;
             }
             content.control = self.put_control(buf, self.room(buf.len() - start));
-            self.put_segments(buf, start, &mut content);
+            if probes || self.peer_takes_repairs() {
+                self.put_segments(buf, start, &mut content);
+            }
             eliciting |= content.control.is_some() || content.segments[0].is_some();
         }
         if buf.len() == payload_start || data && !eliciting && !feedback {

@@ -188,7 +188,7 @@ impl Session {
         self.last_pto_at = now;
         self.silent_since.get_or_insert(now);
         self.rotate_offers(now);
-        self.path.controller.on_silence(now, self.silent_ptos);
+        self.path.controller.on_silence(now, self.silent_ptos, self.sent.bytes_in_flight());
         self.path.update(now);
         self.probe_oldest();
     }
@@ -222,7 +222,10 @@ impl Session {
         }
         let mut pause = self.idle_timeout / KEEP_ALIVE_SHARE;
         // Waiting for credit or room: ask again before long, the word of it may be lost.
-        if self.control_tx.is_blocked() || self.sender.has_fresh() && !self.peer_has_room() {
+        if self.control_tx.is_blocked()
+            || self.sender.has_fresh() && !self.peer_has_room()
+            || self.sender.has_repair() && !self.peer_takes_repairs()
+        {
             pause = (self.rtt.smoothed() * 2).max(Duration::from_millis(20)).min(pause);
         }
         let due = last + pause;
