@@ -3,7 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Transfer", "Segments".
 
 use super::confirmed::Confirmed;
-use super::job::{BeginEntry, Meta};
+use super::job::BeginEntry;
 use super::job::{
     ChunkCodec, Compression, Done, EncodeBudget, EntryError, EntryKind, FileId, Job, SourceEntry, SourceRoot,
     StoreError, StoreErrorKind, UNKNOWN_SIZE,
@@ -389,16 +389,20 @@ impl Sender {
         weight
     }
 
-    fn open_chunked(&mut self, file: FileId, e: &SourceEntry) {
+    fn open_source(&mut self, file: FileId, e: &SourceEntry) {
         self.jobs.push_back(Job::OpenSource {
             file,
             root: e.root,
             below: e.below.clone(),
             size: e.size,
-            meta: Meta { ..e.meta },
+            meta: e.meta,
             chunk_size: self.chunk_size,
             compress: self.compress,
         });
+    }
+
+    fn open_chunked(&mut self, file: FileId, e: &SourceEntry) {
+        self.open_source(file, e);
         self.reading.push_back(file);
         self.events.push_back(Event::FileStarted {
             direction: Direction::Sending,

@@ -4,7 +4,7 @@
 
 use super::{MAX_UNRESOLVED, Outgoing, Sender};
 use crate::session::event::{Direction, Event};
-use crate::transfer::job::{EntryError, EntryKind, FileId, Job, Meta, SourceEntry, StoreError};
+use crate::transfer::job::{EntryError, EntryKind, FileId, Job, SourceEntry, StoreError};
 use crate::transfer::sync::{Compare, Offer, SyncOptions};
 use crate::wire::MAX_INLINE_BYTES;
 use crate::wire::message::Message;
@@ -95,15 +95,7 @@ impl Sender {
         {
             let file = FileId(FIRST_HASHED + self.offers.hashes_begun);
             self.offers.hashes_begun += 1;
-            self.jobs.push_back(Job::OpenSource {
-                file,
-                root: e.root,
-                below: e.below.clone(),
-                size: e.size,
-                meta: Meta { ..e.meta },
-                chunk_size: self.chunk_size,
-                compress: self.compress,
-            });
+            self.open_source(file, e);
             self.jobs.push_back(Job::HashSource { file });
             hashed = Some(file);
         }
