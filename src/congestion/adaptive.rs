@@ -3,12 +3,14 @@
 //! Implements: docs/PROTOCOL.md, "Rate control"; the reasons and the constants are in docs/CONGESTION.md.
 
 mod loss;
+mod overload;
 mod path;
 mod rival;
 mod startup;
 
 use super::{Controller, FeedbackSample, PacketInfo};
 use loss::{Look, LossModel, Verdict};
+use overload::Overload;
 use path::{Interval, Path, Point};
 use rival::{Rival, View};
 use startup::{Startup, Step};
@@ -21,6 +23,9 @@ const QUEUE_SECS: f64 = 0.004;
 const QUEUE_RATE: f64 = 25e6;
 /// The target stays below a third of the RTT, within these bounds.
 const QUEUE_BOUNDS: (f64, f64) = (0.004, 0.02);
+/// Beside that, so many packets of its own, within a share of the RTT: of many slow flows the slower one aims clearly higher.
+const QUEUE_PACKETS: f64 = 0.75;
+const QUEUE_PACKETS_RTTS: f64 = 0.25;
 /// About the grain of timers and receive batches.
 const QUEUE_LEAST: f64 = 0.0015;
 /// Rate before the first RTT sample, bytes per second: the initial flight leaves within some 25 ms.
@@ -59,6 +64,7 @@ pub struct Adaptive {
     mode: Mode,
     loss: LossModel,
     rival: Rival,
+    overload: Overload,
     /// What the bottleneck passes of ours, packets lost behind it included, bytes per second.
     capacity: f64,
     pace: f64,
@@ -95,6 +101,7 @@ impl Adaptive {
             mode: Mode::Startup(Startup::new(datagram)),
             loss: LossModel::new(datagram),
             rival: Rival::new(),
+            overload: Overload::new(),
             capacity: FIRST_RATE,
             pace: FIRST_RATE,
             boost: 0.0,
@@ -126,7 +133,8 @@ impl Adaptive {
         let aim = QUEUE_SECS * (QUEUE_RATE / rate.max(self.floor())).sqrt();
         let most = (self.min_rtt / 3.0).clamp(QUEUE_BOUNDS.0, QUEUE_BOUNDS.1);
         // Bounded softly: where two flows share, the slower one must aim higher whatever the bound.
-        (aim * most / (aim + most)).max(QUEUE_LEAST)
+        let soft = (aim * most / (aim + most)).max(QUEUE_LEAST);
+        soft + (QUEUE_PACKETS * self.datagram / rate.max(self.floor())).min(QUEUE_PACKETS_RTTS * self.min_rtt)
     }
 
     fn on_point(&mut self, now: f64, point: &Point) {
@@ -135,8 +143,10 @@ impl Adaptive {
             Mode::Startup(startup) => std::mem::replace(startup, Startup::new(self.datagram)),
             Mode::Cruise => {
                 self.note_surprise(now, point);
-                self.cruise(now);
-                self.compete(now);
+                if !self.retreat(now) {
+                    self.cruise(now);
+                    self.compete(now);
+                }
                 return;
             }
         };
@@ -154,7 +164,15 @@ impl Adaptive {
                 self.capacity = self.pace;
                 self.mode = Mode::Startup(startup);
             }
-            Step::Done(capacity) => {
+            step @ (Step::Done(_) | Step::Overload(_)) => {
+                let capacity = match step {
+                    Step::Overload(capacity) => {
+                        self.loss = LossModel::new(self.datagram);
+                        self.loss.forgive(now + 2.0 * self.rtt);
+                        capacity
+                    }
+                    Step::Done(capacity) | Step::Pace(capacity) => capacity,
+                };
                 self.rival.note_rate(now, startup.hint().unwrap_or(capacity).max(capacity));
                 self.capacity = capacity.max(self.floor());
                 self.mode = Mode::Cruise;
@@ -165,6 +183,37 @@ impl Adaptive {
                 self.cruise(now);
             }
         }
+    }
+
+    /// While more is lost than any link loses: goes back, as all do that share the link. True while it lasts.
+    fn retreat(&mut self, now: f64) -> bool {
+        let base = self.path.base();
+        let since = self.overload.since().map(|since| since + self.rtt / 2.0);
+        let loss = since.and_then(|since| self.path.interval_since(since)).map(|interval| interval.loss);
+        if let Some(end) = self.overload.end(now, self.rtt, base, self.path.jitter, loss) {
+            self.capacity = end.capacity.max(self.floor());
+            self.surprise = 0.0;
+            self.boost = 0.0;
+            self.boost_from = now + self.rtt;
+            if let Some(loss) = loss.filter(|_| end.ours) {
+                self.loss.relearn(loss);
+            }
+            self.loss.forgive(now + 2.0 * self.rtt);
+            if end.base_fell {
+                self.resume_until = now + self.rtt;
+            } else if end.ours {
+                self.hold_policed(now);
+            }
+        } else if let Some(interval) = self.path.interval(self.rtt / 2.0, 48.0 * self.datagram)
+            && self.overload.due(now, self.rtt, &interval, self.datagram)
+        {
+            self.rival.yield_to_crowd(now);
+            self.overload.begin(now, self.rtt, &interval, self.capacity, base);
+        }
+        let Some(pace) = self.overload.pace() else { return false };
+        self.pace = pace.max(self.least());
+        self.expected = f64::INFINITY;
+        true
     }
 
     fn note_surprise(&mut self, now: f64, point: &Point) {
@@ -216,6 +265,7 @@ impl Adaptive {
             queue: self.queue,
             own_aim: self.queue_target(),
             aim,
+            crowd_aim: self.queue_target_at(self.rival.peak().max(self.capacity) / rival::CROWD_FLOWS),
             jitter: self.path.jitter.min(aim),
             sent: self.last_point,
             pass_rate: self.loss.capacity(&interval),
@@ -279,11 +329,7 @@ impl Adaptive {
                 }
                 Some(Verdict::Policed(capacity)) => {
                     self.capacity = capacity;
-                    // One that is found again soon is real.
-                    let again = now < self.policed_until + POLICED_AGAIN_SECS;
-                    self.policed_pause =
-                        if again { (2.0 * self.policed_pause).min(POLICED_SECS.1) } else { POLICED_SECS.0 };
-                    self.policed_until = now + self.policed_pause + 4.0 * self.rtt;
+                    self.hold_policed(now);
                 }
             }
             self.boost_from = self.boost_from.max(now + self.rtt);
@@ -303,6 +349,15 @@ impl Adaptive {
             self.capacity = cut;
             self.boost = 0.0;
         }
+    }
+
+    /// Tries no more than was found to pass for a while.
+    fn hold_policed(&mut self, now: f64) {
+        // One that is found again soon is real.
+        let again = now < self.policed_until + POLICED_AGAIN_SECS;
+        self.policed_pause =
+            if again { (2.0 * self.policed_pause).min(POLICED_SECS.1) } else { POLICED_SECS.0 };
+        self.policed_until = now + self.policed_pause + 4.0 * self.rtt;
     }
 
     fn update_boost(&mut self, now: f64, target: f64) {

@@ -217,7 +217,7 @@ fn trace() {
     let get = |name: &str, or: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
     let link = Link::new(get("RATE", 100.0), get("RTT", 40.0)).loss(get("LOSS", 0.0) / 100.0);
     let mut specs: Vec<FlowSpec> =
-        (0..get("COUNT", 1.0) as usize).map(|i| adaptive(i as f64 * 5.0)).collect();
+        (0..get("COUNT", 1.0) as usize).map(|i| adaptive(i as f64 * get("APART", 5.0))).collect();
     for rival in ["CUBIC", "BBR"] {
         if get(rival, -1.0) >= 0.0 {
             let controller: Box<dyn Controller> =
@@ -254,6 +254,38 @@ fn sharing() {
                         .collect::<String>()
                 );
             }
+        }
+    }
+}
+
+/// Many flows that start within a second: Jain over the last half, the same over the times in which each had a mebibyte,
+/// share of the link used, share of what was offered that the queue dropped, mean queue in seconds.
+fn crowd(link: Link, count: usize, until: f64, seed: u64) -> (f64, f64, f64, f64, f64) {
+    let specs = (0..count).map(|i| adaptive(i as f64 / count as f64)).collect();
+    let capacity = link.bits_per_sec / 1e6 * (1.0 - link.loss);
+    let report = Sim::new(link, specs, seed).run(until, u64::MAX);
+    let rates: Vec<f64> = (0..count).map(|i| report.rate(i, until / 2.0, until)).collect();
+    let job = |i: usize| {
+        let start = i as f64 / count as f64;
+        let ticks = report.series[i].iter().take_while(|packets| **packets < 765).count();
+        1.0 / (ticks as f64 * TICK - start)
+    };
+    let jobs: Vec<f64> = (0..count).map(job).collect();
+    let drops = report.queue_drops as f64 / report.offered_packets as f64;
+    (jain(&rates), jain(&jobs), rates.iter().sum::<f64>() / capacity, drops, report.mean_queue)
+}
+
+#[test]
+#[ignore = "a table for tuning"]
+fn crowds() {
+    for (mbit, rtt, count) in [(200.0, 50.0, 200), (200.0, 50.0, 50), (20.0, 40.0, 8), (100.0, 40.0, 16)] {
+        for loss in [0.0, 0.05] {
+            let (long, jobs, used, drops, queue) =
+                crowd(Link::new(mbit, rtt).loss(loss), count, 2.0 + 24.0 * count as f64 / mbit, 1);
+            println!(
+                "{count} at {mbit} Mbit {rtt} ms {loss}: jain {long:.3} jobs {jobs:.3} used {used:.3} drops {drops:.3} queue {:.1} ms",
+                queue * 1e3
+            );
         }
     }
 }
@@ -463,6 +495,21 @@ fn own_kind_shares() {
             assert!(jain >= least, "{count} flows, seed {seed}: Jain {jain:.3}");
             assert!(used > 0.95, "{count} flows, seed {seed}: {used:.3} of the link used");
             assert!(report.mean_queue < 0.01, "{count} flows, seed {seed}: queue {:.4} s", report.mean_queue);
+        }
+    }
+}
+
+/// Each flow starts without knowing of the others, most into a queue that is full: what is sent stays in proportion to the link.
+/// Without retreats 0.75 to 0.98 of it are dropped.
+#[test]
+fn a_crowd_does_not_collapse() {
+    for (mbit, rtt, count, most) in
+        [(200.0, 50.0, 200, 0.75), (200.0, 50.0, 50, 0.65), (20.0, 40.0, 8, 0.3), (100.0, 40.0, 16, 0.6)]
+    {
+        for loss in [0.0, 0.05] {
+            let (_, _, used, drops, _) = crowd(Link::new(mbit, rtt).loss(loss), count, 12.0, 1);
+            assert!(used > 0.95, "{count} flows, loss {loss}: {used:.3} of the link used");
+            assert!(drops < most, "{count} flows, loss {loss}: {drops:.3} dropped");
         }
     }
 }

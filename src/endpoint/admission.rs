@@ -106,20 +106,57 @@ pub struct AdmissionCounters {
     pub corrupted: u64,
 }
 
+/// Peers that have a session or had one of late, as their Hellos named them: a late copy of a Hello asks for nothing new, nor
+/// does one from another address, where a client may be by now that has heard nothing of its session yet.
+#[derive(Debug)]
+struct Peers {
+    /// With the addresses that the Replies went to.
+    known: HashMap<Cid, SocketAddr>,
+    /// Those whose session is over, and when they are forgotten.
+    ended: VecDeque<(Instant, Cid)>,
+    /// When this was last looked through, at every packet of a handshake: the end of a session is dated by it, since only such
+    /// packets ask.
+    looked_at: Instant,
+}
+
+impl Peers {
+    fn new(now: Instant) -> Self {
+        Self { known: HashMap::new(), ended: VecDeque::new(), looked_at: now }
+    }
+
+    fn contains(&self, cid: Cid) -> bool {
+        self.known.contains_key(&cid)
+    }
+
+    /// Whether it was admitted at another address.
+    fn has_moved(&self, cid: Cid, remote: SocketAddr) -> bool {
+        self.known.get(&cid).is_some_and(|first| *first != remote)
+    }
+
+    fn admit(&mut self, cid: Cid, remote: SocketAddr) {
+        self.known.insert(cid, remote);
+    }
+
+    fn end(&mut self, cid: Cid) {
+        self.ended.push_back((self.looked_at + HALF_OPEN_LIFETIME, cid));
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.looked_at = now;
+        while let Some((_, peer)) = self.ended.front().filter(|(until, _)| *until <= now) {
+            self.known.remove(peer);
+            self.ended.pop_front();
+        }
+    }
+}
+
 /// Admission of one endpoint.
 #[derive(Debug)]
 pub(super) struct Admission {
     half_open: HashMap<Cid, HalfOpen>,
     by_client: HashMap<(Cid, SocketAddr), Cid>,
     order: VecDeque<(Instant, Cid)>,
-    /// Peers that have a session, as their Hellos named them, with the addresses that the Replies went to: a late copy of
-    /// a Hello asks for nothing new, nor does one from another address, where a client may be by now that has heard
-    /// nothing of its session yet.
-    live: HashMap<Cid, SocketAddr>,
-    /// Those of them whose session is over; forgotten then.
-    gone: VecDeque<(Instant, Cid)>,
-    /// The last packet of a handshake came then.
-    heard_at: Instant,
+    peers: Peers,
     cookie_key: CookieKey,
     epoch: Instant,
     pakes: Bucket,
@@ -140,9 +177,7 @@ impl Admission {
             half_open: HashMap::new(),
             by_client: HashMap::new(),
             order: VecDeque::new(),
-            live: HashMap::new(),
-            gone: VecDeque::new(),
-            heard_at: now,
+            peers: Peers::new(now),
             cookie_key: CookieKey::new(key),
             epoch: now,
             pakes: Bucket::new(now, PAKE_BURST),
@@ -200,7 +235,7 @@ impl Admission {
             (h.repeated, h.replied_at) = (true, now);
             return Some(Reply { attempt: hello.attempt, ..h.reply.clone() }.encode());
         }
-        if self.live.contains_key(&hello.client_cid) {
+        if self.peers.contains(hello.client_cid) {
             self.refusals.count(Refusal::Conflict);
             return None;
         }
@@ -365,7 +400,7 @@ impl Admission {
             return Err(self.reject(now, remote, client_cid, RejectCode::WrongKey, text));
         }
         // It answered two Replies, to two addresses: the session that it has already will find it at the new one.
-        if self.live.get(&client_cid).is_some_and(|first| *first != remote) {
+        if self.peers.has_moved(client_cid, remote) {
             self.refusals.count(Refusal::Conflict);
             return Err(None);
         }
@@ -375,7 +410,7 @@ impl Admission {
         }
         let Some(h) = self.half_open.remove(&header.cid) else { return Err(None) };
         self.by_client.remove(&(h.client_cid, h.remote));
-        self.live.insert(h.client_cid, h.remote);
+        self.peers.admit(h.client_cid, h.remote);
         self.guessers.remove(&network_of(h.remote.ip()));
         Ok(Admitted {
             server_cid: header.cid,
@@ -391,7 +426,7 @@ impl Admission {
 
     /// The session of this peer is over. A copy of its Hello may still be on its way.
     pub(super) fn ended(&mut self, client_cid: Cid) {
-        self.gone.push_back((self.heard_at + HALF_OPEN_LIFETIME, client_cid));
+        self.peers.end(client_cid);
     }
 
     fn note_failure(&mut self, now: Instant, ip: IpAddr) {
@@ -421,11 +456,7 @@ impl Admission {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.heard_at = now;
-        while let Some((_, peer)) = self.gone.front().filter(|(until, _)| *until <= now) {
-            self.live.remove(peer);
-            self.gone.pop_front();
-        }
+        self.peers.expire(now);
         while let Some((created_at, cid)) = self.order.front().copied() {
             if now < created_at + HALF_OPEN_LIFETIME {
                 break;

@@ -133,6 +133,11 @@ impl LossModel {
         interval.pass_rate.min(interval.got_rate / (1.0 - share))
     }
 
+    /// What was learned was of the senders' making; this is not.
+    pub(super) fn relearn(&mut self, ordinary: f64) {
+        *self = Self { intervals: 3, mean: ordinary.min(MOST_LOSS), ..Self::new(self.datagram) };
+    }
+
     /// Losses until then are of an outage.
     pub(super) fn forgive(&mut self, until: f64) {
         self.next_at = self.next_at.max(until);
@@ -205,7 +210,13 @@ impl LossModel {
     pub(super) fn judge(&mut self, now: f64, rtt: f64, interval: &Interval) -> Option<Verdict> {
         let trial = self.trial?;
         if now > trial.since + TRIAL_RTTS * rtt + 1.0 {
-            self.trial = None; // Too little was sent to tell.
+            // Too little was sent to tell, and it would be so again: a slow flow must not be held by one after the other.
+            self.trial = None;
+            self.next_at = now + rtt;
+            self.doubt_at = now + DOUBT_RTTS * rtt + 1.0;
+            self.audited = self.mean;
+            self.audit_at = now + self.audit_pause;
+            self.audit_pause = (2.0 * self.audit_pause).min(AUDIT_MOST_SECS);
             return Some(Verdict::Ordinary(trial.capacity));
         }
         if interval.bytes < TRIAL_PACKETS * self.datagram || interval.span < rtt / 2.0 {

@@ -178,7 +178,8 @@ impl Path {
         self.base_rotates = self.base_rotates.max(now + BASE_SLOT_SECS / 2.0);
     }
 
-    fn base(&self) -> f64 {
+    /// The least delay of late (its origin is unknown).
+    pub(super) fn base(&self) -> f64 {
         self.base_now.min(self.base_before)
     }
 

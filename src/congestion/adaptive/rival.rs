@@ -7,6 +7,12 @@ const HIGH: f64 = 2.5;
 /// It must stand for so many RTTs and at least so long. A start of another flow of our kind is over sooner.
 const STANDS_RTTS: f64 = 10.0;
 const STANDS_SECS: f64 = 0.4;
+/// Flows of our kind that may hold the queue up together.
+pub(super) const CROWD_FLOWS: f64 = 16.0;
+/// A crowd of our kind leaves each with little, and the queue at what such slow flows aim at.
+const CROWD: f64 = 1.6;
+/// After a mistake, or an overload that many flows made, no rival is seen for so long.
+const BARRED_SECS: f64 = 20.0;
 /// Below this share of the highest rate of late for so many RTTs, with a queue, counts as well.
 const STARVED: f64 = 0.12;
 const STARVES_RTTS: f64 = 50.0;
@@ -34,8 +40,11 @@ const AGAIN_HIGH: f64 = 1.5;
 const PUSHED: f64 = 0.6;
 /// Loss beyond ordinary loss at which we take our estimate of the link to be too high.
 const EXCESS_LOSS: f64 = 0.2;
+/// Loss beyond ordinary loss that no rival makes, and share of the time with it.
+const MUTUAL_LOSS: f64 = 0.4;
+const MUTUAL: f64 = 0.5;
 /// The estimate does not fall below this share of what it was at first.
-const LEAST_SHARE: f64 = 0.2;
+const LEAST_SHARE: f64 = 0.05;
 /// Loss beyond ordinary loss up to which the link may prove wider than it ever was.
 const CLEAN_LOSS: f64 = 0.02;
 /// The highest rate of late is remembered for one to two of these.
@@ -58,6 +67,8 @@ pub(super) struct View {
     pub(super) queue: f64,
     pub(super) own_aim: f64,
     pub(super) aim: f64,
+    /// What each of `CROWD_FLOWS` of our kind would aim at.
+    pub(super) crowd_aim: f64,
     pub(super) jitter: f64,
     /// When the packet of the newest point left.
     pub(super) sent: f64,
@@ -89,6 +100,9 @@ pub(super) struct Rival {
     /// Seconds that we competed, and those with a long queue.
     beside: f64,
     full: f64,
+    /// Of these, seconds in which more was lost than a rival that yields to loss lets happen.
+    lossy: f64,
+    barred_until: f64,
 }
 
 impl Rival {
@@ -111,6 +125,8 @@ impl Rival {
             floor: 0.0,
             beside: 0.0,
             full: 0.0,
+            lossy: 0.0,
+            barred_until: 0.0,
         }
     }
 
@@ -124,6 +140,20 @@ impl Rival {
         self.peaks[0] = self.peaks[0].max(rate);
     }
 
+    /// Sees no rival for a while, and forgets what was thought of one.
+    pub(super) fn bar(&mut self, now: f64) {
+        self.barred_until = now + BARRED_SECS;
+        self.peaks = [0.0; 2];
+        (self.stands, self.starves) = (0.0, 0.0);
+    }
+
+    /// An overload of many flows: whoever holds a share of the link beside them makes it last.
+    pub(super) fn yield_to_crowd(&mut self, now: f64) {
+        self.link = None;
+        self.left_at = f64::NEG_INFINITY;
+        self.bar(now);
+    }
+
     /// The highest rate of late.
     pub(super) fn peak(&self) -> f64 {
         self.peaks[0].max(self.peaks[1])
@@ -135,21 +165,25 @@ impl Rival {
         self.last = view.now;
         if self.link.is_none() {
             let again = view.now < self.left_at + AGAIN_SECS;
-            let limit =
-                if again { (AGAIN_HIGH * view.own_aim).min(HIGH * view.aim) } else { HIGH * view.aim };
+            let crowd_aim = view.own_aim.min(view.crowd_aim);
+            let limit = if again {
+                (AGAIN_HIGH * view.own_aim).min(HIGH * view.aim)
+            } else {
+                HIGH * view.aim.max(crowd_aim)
+            };
             let pushed = again && view.pass_rate < PUSHED * self.held && view.queue > 0.7 * view.own_aim;
             let high = view.queue > limit + view.jitter || pushed;
             self.stands = if high { self.stands + step } else { (self.stands - step).max(0.0) };
             // Or we gave nearly all away and the queue is still not short: our idea of its base is too high.
-            let starved =
-                view.pass_rate < STARVED * self.peak() && view.queue > 1.25 * view.aim + view.jitter;
+            let starved = view.pass_rate < STARVED * self.peak()
+                && view.queue > (1.25 * view.aim).max(CROWD * crowd_aim) + view.jitter;
             self.starves = if starved { self.starves + step } else { (self.starves - step).max(0.0) };
             if self.starves > (STARVES_RTTS * view.rtt).max(STARVES_SECS) {
                 self.stands = f64::INFINITY;
             }
             let enough =
                 if again { AGAIN_RTTS * view.rtt } else { (STANDS_RTTS * view.rtt).max(STANDS_SECS) };
-            if self.stands > enough {
+            if self.stands > enough && view.now >= self.barred_until {
                 let before = if again { self.before } else { 0.0 };
                 let link = self.peak().max(view.pass_rate).max(before);
                 self.link = Some(link);
@@ -157,6 +191,7 @@ impl Rival {
                 self.since = view.now;
                 self.beside = 0.0;
                 self.full = 0.0;
+                self.lossy = 0.0;
                 self.gone = 0.0;
                 self.dip = None;
                 self.next_dip = view.now + 4.0 * view.rtt;
@@ -171,11 +206,19 @@ impl Rival {
         let gone = self.gone > (GONE_RTTS * view.rtt).max(GONE_SECS);
         // One that fills the queue does so: if it is short most of the time, those beside us yield as we would.
         self.beside += step;
-        if view.queue > HIGH * view.aim + view.jitter {
+        if view.queue > (HIGH * view.aim).max(CROWD * view.crowd_aim) + view.jitter {
             self.full += step;
         }
-        let real = self.full > REAL * self.beside;
+        // One flow that fills a queue neither loses so much nor leaves so little: those beside us are many, of our kind.
+        let floored = self.link.is_some_and(|link| link < 1.05 * self.floor);
+        if view.excess_loss > MUTUAL_LOSS || floored {
+            self.lossy += step;
+        }
+        let real = self.full > REAL * self.beside && self.lossy < MUTUAL * self.beside;
         let mistaken = !real && self.beside > (MISTAKEN_RTTS * view.rtt).max(MISTAKEN_SECS);
+        if mistaken {
+            self.bar(view.now);
+        }
         if gone || mistaken || view.now > self.since + TEST_EVERY_SECS + 40.0 * view.rtt {
             self.before = self.link.take().unwrap_or(0.0);
             self.left_at = if real { view.now } else { f64::NEG_INFINITY };

@@ -3,6 +3,7 @@
 //! Implements: docs/CONGESTION.md, "Start".
 
 use super::loss::LossModel;
+use super::overload;
 use super::path::{Interval, Path, Point};
 
 /// Packets of the initial flight, sent in trains.
@@ -45,6 +46,13 @@ const LOSS_STEP: f64 = 0.1;
 const PLATEAU_STEP: f64 = 1.8;
 const PLATEAU: f64 = 1.3;
 
+/// Packets by which an overload is judged: most of the initial flight.
+const OVERLOAD_PACKETS: f64 = 48.0;
+/// Initial flights in which it shows: what begins later is of the start's own making.
+const OVERLOAD_FLIGHTS: f64 = 3.0;
+/// Its spread is not known yet: bursts have more.
+const OVERLOAD_SPREAD: f64 = 4.0;
+
 /// A round is at least this long: about the spacing of feedback on the shortest paths, several times.
 const ROUND_SECS: f64 = 0.004;
 
@@ -55,6 +63,8 @@ pub(super) enum Step {
     Pace(f64),
     /// This is the capacity.
     Done(f64),
+    /// So much arrives of far more that was sent.
+    Overload(f64),
 }
 
 /// See the module.
@@ -148,6 +158,13 @@ impl Startup {
         }
         if let Some(capacity) = self.plateau(path, rtt) {
             return Step::Done(capacity);
+        }
+        // Into a queue that others keep full it would grow for ever, as they do.
+        if point.cumulative as f64 <= OVERLOAD_FLIGHTS * INITIAL_PACKETS * self.datagram
+            && let Some(interval) = path.interval(rtt / 4.0, OVERLOAD_PACKETS * self.datagram)
+            && overload::is_overload(&interval, self.datagram, OVERLOAD_SPREAD)
+        {
+            return Step::Overload(interval.got_rate);
         }
         self.started = true;
         let flight = INITIAL_PACKETS * self.datagram;
