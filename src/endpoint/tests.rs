@@ -74,6 +74,13 @@ fn origin() -> Instant {
     Instant::now()
 }
 
+/// Seeds of 64 kinds repeat: connection IDs of clients must not, as those of real ones do not.
+fn seed_of(seed: u8, peer: usize) -> [u8; 32] {
+    let mut bytes = [seed.wrapping_add((100 * peer) as u8); 32];
+    bytes[31] ^= (peer / 64) as u8;
+    bytes
+}
+
 impl Net {
     fn new(seed: u8, secret: Secret, clients: usize, change: impl Fn(usize, &mut EndpointConfig)) -> Self {
         let start = origin();
@@ -84,7 +91,7 @@ impl Net {
                 change(i, &mut config);
                 Peer {
                     addr: SocketAddr::from((Ipv4Addr::new(10, 0, (i >> 8) as u8, i as u8), 5770)),
-                    endpoint: Endpoint::new(config, [seed.wrapping_add((100 * i) as u8); 32], start),
+                    endpoint: Endpoint::new(config, seed_of(seed, i), start),
                     store: MemoryStore::new(),
                     events: Vec::new(),
                     last: None,
