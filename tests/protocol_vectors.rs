@@ -300,7 +300,8 @@ fn the_sections_named_in_the_code_exist() {
             }
             let text = std::fs::read_to_string(&path).expect("UTF-8");
             for rest in text.lines().filter_map(|l| l.split_once("docs/PROTOCOL.md, ")).map(|(_, r)| r) {
-                for name in rest.split('"').skip(1).step_by(2) {
+                let own = rest.split(';').next().unwrap_or_default();
+                for name in own.split('"').skip(1).step_by(2) {
                     assert!(headings.contains(&name), "{}: no section {name:?}", path.display());
                     named += 1;
                 }
