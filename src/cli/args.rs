@@ -278,7 +278,7 @@ pub struct LinkArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Link")]
 pub struct ConnectArgs {
-    /// Give up when the server has not answered for so long [default: 30]
+    /// Give up when the server has not answered for so long [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub connect_timeout: Option<String>,
     /// Give up when one segment was sent so often in vain [default: only --timeout gives up]

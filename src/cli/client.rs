@@ -113,6 +113,12 @@ impl Setup {
         self
     }
 
+    /// The same; whether an earlier run of it was broken off.
+    pub fn going_on(mut self, continues: bool) -> Self {
+        self.options.endpoint.session.continues = continues;
+        self
+    }
+
     /// Runs the request to its end, with signal handlers in place.
     pub fn run(
         self,

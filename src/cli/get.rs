@@ -9,11 +9,13 @@ use super::host::Target;
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::Report;
+use super::unfinished::Unfinished;
 use super::{files_from, paths, sync, terminal};
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, Location, Overwrite};
 use crate::transfer::sync::SyncOptions;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Runs it; the exit code.
@@ -44,11 +46,19 @@ pub fn run(args: &GetArgs) -> Result<u8, Failure> {
         dest
     };
 
+    let place = paths::absolute(&Location::Local(dest.0.as_os_str().as_bytes().to_vec()));
+    let (host, inside) = (target.authority(), dest.1.location.path().to_vec());
+    let mut what = vec![b"get".to_vec(), host.into_bytes(), place, inside];
+    what.extend(wanted.iter().cloned());
     let request = Request::Get { paths: wanted, compress: session.compress, chunk_size: session.chunk_size };
     let mut report = Report::new("get", output);
     report.dry_run = sync.dry_run;
     let setup = Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key)?.with_sync(sync);
+    let run = Unfinished::begin(&what);
+    let no_resume = dest.1.no_resume;
+    let setup = setup.going_on(run.is_rerun() && !no_resume);
     let ended = setup.run(request, Vec::new(), Some(dest), &mut report, Progress::new("get", output));
+    run.end(&ended);
     Ok(report.finish(&ended))
 }
 

@@ -4,7 +4,7 @@
 
 use super::args::KeyArgs;
 use super::exit::{self, Failure};
-use super::{terminal, text};
+use super::{paths, terminal, text};
 use crate::endpoint::config::Secret;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
@@ -114,12 +114,7 @@ fn own_key_path(
     state_home: Option<std::ffi::OsString>,
     home: Option<std::ffi::OsString>,
 ) -> Result<PathBuf, Failure> {
-    // The XDG base directory specification: a relative path there is to be ignored.
-    let state = state_home.map(PathBuf::from).filter(|p| p.is_absolute());
-    let state = state.or_else(|| {
-        home.map(PathBuf::from).filter(|p| p.is_absolute()).map(|home| home.join(".local/state"))
-    });
-    state.map(|s| s.join("fulmar/server.key")).ok_or_else(|| {
+    paths::state_directory(state_home, home).map(|state| state.join("server.key")).ok_or_else(|| {
         Failure::usage("no place for the server's own key, since HOME is not set: give --key-file FILE")
     })
 }

@@ -35,6 +35,7 @@ pub mod timetable;
 pub mod top;
 pub mod trace;
 pub mod trace_report;
+pub mod unfinished;
 pub mod watch;
 pub mod workers;
 

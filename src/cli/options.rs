@@ -343,7 +343,7 @@ mod tests {
         let defaults = SessionConfig::default();
         assert_eq!(session.controller, defaults.controller);
         assert_eq!(session.chunk_size, defaults.chunk_size);
-        assert_eq!(session.connect_timeout, Duration::from_secs(30));
+        assert_eq!(session.connect_timeout, Duration::from_secs(10));
         assert_eq!(session.idle_timeout, Duration::from_secs(60));
         assert_eq!(session.max_retries, None);
         assert_eq!(session.limit_bytes_per_sec, None);

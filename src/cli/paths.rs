@@ -5,11 +5,26 @@
 use super::exit::{self, Failure};
 use super::text;
 use crate::transfer::job::{Dest, Location, Overwrite, SourceRoot, StoreError, StoreErrorKind};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+/// Where what outlives a run is kept: `$XDG_STATE_HOME/fulmar`, `~/.local/state/fulmar` by default.
+pub fn state_directory(state_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    // The XDG base directory specification: a relative path there is to be ignored.
+    let absolute = |path: Option<OsString>| path.map(PathBuf::from).filter(|p| p.is_absolute());
+    let state = absolute(state_home).or_else(|| absolute(home).map(|home| home.join(".local/state")));
+    state.map(|state| state.join("fulmar"))
+}
+
+/// What a place is called wherever one stands; links are not followed.
+pub fn absolute(location: &Location) -> Vec<u8> {
+    let path = location.path();
+    std::path::absolute(OsStr::from_bytes(path))
+        .map_or_else(|_| path.to_vec(), |p| p.as_os_str().as_bytes().to_vec())
+}
 
 /// A SRC that exists and can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use super::host::Target;
 use super::options::{self, Output};
 use super::progress::Progress;
 use super::report::{Ended, FileResult, Report};
+use super::unfinished::Unfinished;
 use super::{client, files_from, paths, sync};
 use crate::transfer::Request;
 use crate::transfer::job::{Location, SourceRoot, StoreError, StoreErrorKind};
@@ -57,6 +58,9 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     if report.totals.failed > 0 && sync.delete.take().is_some() {
         report.not_removed("nothing is removed at the destination, since not all sources can be read");
     }
+    let mut what =
+        vec![b"put".to_vec(), target.authority().into_bytes(), target.path.clone(), vec![into_dir.into()]];
+    what.extend(roots.iter().map(|root| paths::absolute(&root.location)));
     let setup = match Setup::new(target, &args.link, &args.connect, &args.chunk, &args.key) {
         Ok(setup) => setup.with_sync(sync),
         // The report may name sources already.
@@ -65,7 +69,10 @@ pub fn run(args: &PutArgs) -> Result<u8, Failure> {
     // Each of these must be heard of again; the contents of a directory may be nothing at all.
     let named = roots.iter().filter(|root| !root.name.is_empty()).count() as u64;
     let unsent = report.totals.failed;
+    let run = Unfinished::begin(&what);
+    let setup = setup.going_on(run.is_rerun() && !args.overwrite.no_resume && !stream);
     let ended = setup.run(request, roots, None, &mut report, Progress::new("put", output));
+    run.end(&ended);
     let heard = report.totals.heard() - unsent;
     if ended.is_done() && heard < named {
         let message = format!("only {heard} of {named} sources were confirmed: see the server's log");

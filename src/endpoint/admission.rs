@@ -35,7 +35,7 @@ const PAKES_RESERVED: f64 = 16.0;
 /// That share, a second and at once.
 const NETWORK_PAKES: (f64, f64) = (20.0, 16.0);
 /// The Reply is repeated this often at most, however often the Hello comes: half of the shortest pause between two Hellos of a client.
-const REPLY_SPACING: Duration = Duration::from_millis(50);
+const REPLY_SPACING: Duration = Duration::from_millis(20);
 /// A cookie is good for one to two of these.
 const COOKIE_BUCKET: Duration = Duration::from_secs(30);
 /// Wait after the first failed guess from an address; doubles with each, up to 64 times. Each of several workers counts for itself, so
@@ -264,6 +264,20 @@ impl Admission {
         allowed
     }
 
+    fn cookie_bucket(&self, now: Instant) -> u64 {
+        (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs()
+    }
+
+    /// A cookie to come again with, if a stranger at that address may have an answer now.
+    fn retry(&mut self, now: Instant, remote: SocketAddr, hello: &Hello, why: Refusal) -> Option<Vec<u8>> {
+        if !self.may_answer(now, remote) {
+            return None;
+        }
+        self.refusals.count(why);
+        let cookie = self.cookie_key.mint(remote, &hello.share, self.cookie_bucket(now));
+        Some(Retry { client_cid: hello.client_cid, cookie }.encode())
+    }
+
     fn on_other_version(&mut self, now: Instant, remote: SocketAddr, packet: &[u8]) -> Option<Vec<u8>> {
         match Hello::cid_of_any_version(packet) {
             Some((version, client_cid)) if version != VERSION => {
@@ -293,21 +307,19 @@ impl Admission {
         let left = self.pakes.refill(now, PAKES_PER_SEC, PAKE_BURST);
         let loaded = self.half_open.len() > COOKIE_ABOVE_HALF_OPEN || left < COOKIE_BELOW_PAKES;
         if loaded {
-            let bucket = (now - self.epoch).as_secs() / COOKIE_BUCKET.as_secs();
+            let bucket = self.cookie_bucket(now);
             let valid = |c: &[u8; 16]| self.cookie_key.check(remote, &hello.share, bucket, c);
             if !hello.cookie.as_ref().is_some_and(valid) {
-                if !self.may_answer(now, remote) {
-                    return None;
-                }
-                self.refusals.count(Refusal::Cookie);
-                let cookie = self.cookie_key.mint(remote, &hello.share, bucket);
-                return Some(Retry { client_cid: hello.client_cid, cookie }.encode());
+                return self.retry(now, remote, hello, Refusal::Cookie);
             }
         }
-        let waits = is_waiting(&self.guessers, self.place, now, remote.ip());
-        if waits || !self.may_compute(now, remote.ip(), left) {
-            self.refusals.count(if waits { Refusal::Guessing } else { Refusal::Overload });
+        if is_waiting(&self.guessers, self.place, now, remote.ip()) {
+            self.refusals.count(Refusal::Guessing);
             return None;
+        }
+        if !self.may_compute(now, remote.ip(), left) {
+            // Not now, but the client is to know that there is somebody.
+            return self.retry(now, remote, hello, Refusal::Overload);
         }
         let mut entropy = zeroize::Zeroizing::new([0u8; ENTROPY_BYTES]);
         rng.fill_bytes(&mut *entropy);

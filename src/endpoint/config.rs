@@ -59,6 +59,8 @@ pub struct SessionConfig {
     pub key_log: Option<KeyLog>,
     /// A client's wishes: compare first, leave out, only tell.
     pub sync: SyncOptions,
+    /// A client: an earlier run of the same request was broken off. What stands at its destination and is the same is done.
+    pub continues: bool,
     /// `--trace`: sessions keep records for `Endpoint::take_traces`, which must then be called every turn.
     pub trace: bool,
     /// A client that receives: the first components of the paths that may come; whatever else comes ends the session.
@@ -74,10 +76,11 @@ impl Default for SessionConfig {
             window_cap_bytes: None,
             chunk_size: DEFAULT_CHUNK_SIZE,
             compress: Compression::Auto,
-            connect_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             max_retries: None,
             client_id: String::new(),
+            continues: false,
             max_datagram_bytes: 1472,
             key_update_packets: None,
             key_log: None,

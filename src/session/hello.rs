@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// When the Hello is sent, milliseconds after the first time. At 30 % loss half of all handshakes lose a packet, so the
 /// first repeats come early.
-const HELLO_TIMES_MS: [u64; 4] = [0, 100, 250, 500];
+const HELLO_TIMES_MS: [u64; 7] = [0, 40, 90, 150, 230, 350, 500];
 /// Spacing of further repeats, for the first seconds and after.
 const HELLO_SPACING_MS: [u64; 2] = [250, 500];
 /// Repeats with the shorter spacing.
@@ -119,12 +119,13 @@ impl Session {
 
     fn on_retry(&mut self, now: Instant, retry: &Retry) {
         if let Phase::Hello(hello) = &mut self.phase {
+            // The same cookie once more: the server has no time for this Hello now, but is there.
             if hello.hello.cookie != Some(retry.cookie) {
                 hello.hello.cookie = Some(retry.cookie);
                 hello.now_please = true;
-                let after = self.config.connect_timeout;
-                hello.deadline = (now + after).min(hello.first_at + after * MAX_CONNECT_TIMEOUTS);
             }
+            let after = self.config.connect_timeout;
+            hello.deadline = (now + after).min(hello.first_at + after * MAX_CONNECT_TIMEOUTS);
         } else {
             self.refusals.count(Refusal::Misplaced);
         }

@@ -319,7 +319,7 @@ impl Session {
             refused: false,
             must_be_heard: false,
             peer_features: 0,
-            continues: false,
+            continues: config.continues,
             request_held: false,
             request_written: false,
             streams: false,

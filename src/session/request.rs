@@ -43,6 +43,9 @@ impl Session {
         }
         if let Some(dest) = dest {
             self.receiver.set_dest(dest);
+            if self.continues {
+                self.receiver.set_continued();
+            }
         }
         if matches!(request, Request::List { .. }) {
             self.receiver.set_listing();

@@ -69,11 +69,7 @@ impl Session {
         self.sender.set_settled(settled);
         let features = self.peer_features;
         self.continues = true;
-        let receives = dest.is_some();
         self.start_request(request, roots, dest);
-        if receives {
-            self.receiver.set_continued();
-        }
         if matches!(self.phase, Phase::Confirming | Phase::Open) {
             self.write_held_request(now, features);
         }

@@ -111,6 +111,16 @@ pub enum Location {
     Scratch(Vec<u8>),
 }
 
+impl Location {
+    /// The path; of a stream, none.
+    pub fn path(&self) -> &[u8] {
+        match self {
+            Self::Local(path) | Self::Jail(path) | Self::Scratch(path) => path,
+            Self::Stream => b"",
+        }
+    }
+}
+
 /// Where received entries go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dest {

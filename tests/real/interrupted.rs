@@ -1,7 +1,7 @@
 //! Transfers that are killed, told to stop, or left alone: nothing shows under the final name, and whoever is left
 //! ends cleanly.
 
-use crate::support::{Lab, Running, Signal, noise, until};
+use crate::support::{Lab, Running, Signal, assert_same_tree, noise, until};
 use std::os::unix::process::ExitStatusExt;
 
 /// Takes about 16 s when it is let.
@@ -264,4 +264,31 @@ fn no_resume_and_partial_ttl_forget_what_there_was() {
     server.stop();
     lab.serve(&["--partial-ttl", "0"]).stop();
     assert_eq!(lab.names("drop"), ["large"]);
+}
+
+/// Most files of a tree are there, under their names, when it is broken off: the same command is not refused because of them.
+#[test]
+fn a_tree_goes_on_where_it_was() {
+    let lab = Lab::new();
+    let server = lab.serve(&["--limit", "20mbit"]);
+    std::fs::create_dir(lab.path("tree")).expect("made");
+    for i in 0..200 {
+        lab.write(format!("tree/f{i}"), noise(i, 3_000));
+    }
+    lab.write("tree/z", noise(7, BIG));
+    let path = server.at("tree");
+    std::fs::create_dir(lab.path("back")).expect("made");
+    for (words, arrived) in
+        [(["put", "-q", "tree", &server.address], "drop/tree"), (["get", "-q", &path, "back"], "back/tree")]
+    {
+        let mut client = lab.start(&words);
+        until("some files", || lab.has(arrived) && lab.visible(arrived).len() > 20);
+        client.signal(Signal::KILL);
+        assert_eq!(client.end().signal(), Some(9), "it was too quick");
+        lab.run(&words, 0);
+        assert_same_tree(&lab.path("tree"), &lab.path(arrived));
+        // It came to its end: what stands there now is somebody's.
+        let refused = lab.run(&words, 5);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("exists"));
+    }
 }

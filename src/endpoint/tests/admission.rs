@@ -12,14 +12,14 @@ fn hellos_are_repeated_early_and_then_steadily() {
     net.put(1, b"f", 1);
     net.run();
     let times: Vec<u64> = net.sent_by(1).map(|p| p.sent.as_millis() as u64).collect();
-    assert_eq!(times[..9], [0, 100, 250, 500, 750, 1000, 1250, 1500, 1750]);
+    assert_eq!(times[..9], [0, 40, 90, 150, 230, 350, 500, 750, 1000]);
     let hello = |p: &Packet| Hello::decode(&p.bytes).expect("a Hello").0;
     let first = hello(&net.log[0]);
     for (n, p) in net.sent_by(1).enumerate() {
         assert_eq!(hello(p), Hello { attempt: n as u8, ..first.clone() }, "the same Hello each time");
     }
     let (at, reason) = net.closed(1).expect("closed");
-    assert!(matches!(reason, CloseReason::Unreachable { .. }) && at == Duration::from_secs(30), "{at:?}");
+    assert!(matches!(reason, CloseReason::Unreachable { .. }) && at == Duration::from_secs(10), "{at:?}");
 }
 
 /// The connect time-out holds until the server has proved itself.
@@ -32,7 +32,7 @@ fn a_server_that_only_replies_is_not_reached() {
     let (at, reason) = net.closed(1).expect("closed");
     assert!(matches!(reason, CloseReason::Unreachable { .. }), "{reason:?}");
     // From the Reply on, which is a sign that somebody is there.
-    assert_eq!(at, Duration::from_secs(30) + ms(20));
+    assert_eq!(at, Duration::from_secs(10) + ms(20));
 }
 
 /// A crowd at the door: signs of the server start the connect time-out again, but forged ones not for ever.
@@ -46,7 +46,7 @@ fn a_server_that_asks_for_cookies_is_waited_for() {
         let mut cookie = [0; 16];
         cookie[..8].copy_from_slice(&cookies.to_be_bytes());
         let bytes = crate::wire::handshake::Retry { client_cid: hello.client_cid, cookie }.encode();
-        if p.sent < Duration::from_secs(29) {
+        if p.sent < Duration::from_secs(9) {
             return vec![Packet { from: p.to, to: p.from, bytes, sent: p.sent }];
         }
         Vec::new()
@@ -55,7 +55,7 @@ fn a_server_that_asks_for_cookies_is_waited_for() {
     net.run();
     let (at, reason) = net.closed(1).expect("closed");
     assert!(matches!(reason, CloseReason::Unreachable { .. }), "{reason:?}");
-    assert!(at > Duration::from_secs(58) && at < Duration::from_secs(60), "{at:?}");
+    assert!(at > Duration::from_secs(18) && at < Duration::from_secs(20), "{at:?}");
 }
 
 #[test]
@@ -167,18 +167,18 @@ fn a_flood_of_hellos_is_bounded() {
         let from = SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + i), 9));
         for answer in ask(&mut s, now, from, &hello.encode()) {
             bytes += answer.len() as u64;
-            replies += u64::from(answer[0] == TYPE_REPLY);
+            replies += usize::from(answer[0] == TYPE_REPLY);
             if answer[0] == TYPE_RETRY {
                 retries += 1;
                 let retry = crate::wire::handshake::Retry::decode(&answer).expect("decodes");
                 if i % 2 == 0 {
                     hello.cookie = Some(retry.cookie);
                     let again = ask(&mut s, now, from, &hello.encode());
-                    assert!(
-                        again.iter().all(|a| a[0] == TYPE_REPLY),
-                        "a good cookie is not answered with a Retry"
-                    );
-                    replies += again.len() as u64;
+                    // Or "not now": the same cookie once more.
+                    let not_now = |a: &Vec<u8>| *a == answer;
+                    assert!(again.iter().all(|a| a[0] == TYPE_REPLY || not_now(a)));
+                    replies += again.iter().filter(|a| a[0] == TYPE_REPLY).count();
+                    retries += again.iter().filter(|a| not_now(a)).count();
                     // The cookie is good for this address only.
                     let other = SocketAddr::from((Ipv4Addr::from(0x0b00_0000 + i), 9));
                     assert!(ask(&mut s, now, other, &hello.encode()).iter().all(|a| a[0] == TYPE_RETRY));
@@ -320,7 +320,7 @@ fn one_hello_is_one_computation() {
         assert!(got.iter().all(|a| a[0] == TYPE_REPLY));
         answers += got.len();
     }
-    assert!((15..=21).contains(&answers), "{answers} Replies in a second");
+    assert!((40..=51).contains(&answers), "{answers} Replies in a second");
     assert_eq!(s.admission().1, 1, "one half-open handshake");
     let mut net = Net::new(1, key(), 1, |_, _| {});
     net.put(1, b"f", 1000);
