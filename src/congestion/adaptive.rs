@@ -419,6 +419,8 @@ impl Controller for Adaptive {
                 self.loss.forgive(now + 2.0 * self.rtt);
             }
             self.silent = 0;
+            // The path lives: a start that was interrupted grows again from here.
+            self.pace = self.pace.max(self.least());
         }
         if !sample.acked.is_empty() {
             let share = (sample.ce_marked as f64 / sample.acked.len() as f64).min(1.0);
@@ -443,6 +445,7 @@ impl Controller for Adaptive {
 
     fn on_mtu(&mut self, datagram_bytes: u32) {
         self.datagram = f64::from(datagram_bytes.max(1));
+        self.pace = self.pace.max(self.floor());
     }
 
     fn window_bytes(&self) -> u64 {
