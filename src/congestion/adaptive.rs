@@ -164,25 +164,24 @@ impl Adaptive {
                 self.capacity = self.pace;
                 self.mode = Mode::Startup(startup);
             }
-            step @ (Step::Done(_) | Step::Overload(_)) => {
-                let capacity = match step {
-                    Step::Overload(capacity) => {
-                        self.loss = LossModel::new(self.datagram);
-                        self.loss.forgive(now + 2.0 * self.rtt);
-                        capacity
-                    }
-                    Step::Done(capacity) | Step::Pace(capacity) => capacity,
-                };
-                self.rival.note_rate(now, startup.hint().unwrap_or(capacity).max(capacity));
-                self.capacity = capacity.max(self.floor());
-                self.mode = Mode::Cruise;
-                self.queue_seen = now;
-                self.boost_from = now;
-                // Empty the queue once: beside others, who give way to a start, that shows the true base delay.
-                self.drain_until = now + 2.0 * self.rtt;
-                self.cruise(now);
+            Step::Done(capacity) => self.leave_startup(now, capacity, startup.hint()),
+            Step::Overload(capacity) => {
+                self.loss = LossModel::new(self.datagram);
+                self.loss.forgive(now + 2.0 * self.rtt);
+                self.leave_startup(now, capacity, startup.hint());
             }
         }
+    }
+
+    fn leave_startup(&mut self, now: f64, capacity: f64, hint: Option<f64>) {
+        self.rival.note_rate(now, hint.unwrap_or(capacity).max(capacity));
+        self.capacity = capacity.max(self.floor());
+        self.mode = Mode::Cruise;
+        self.queue_seen = now;
+        self.boost_from = now;
+        // Empty the queue once: beside others, who give way to a start, that shows the true base delay.
+        self.drain_until = now + 2.0 * self.rtt;
+        self.cruise(now);
     }
 
     /// While more is lost than any link loses: goes back, as all do that share the link. True while it lasts.

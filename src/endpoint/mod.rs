@@ -6,18 +6,17 @@ mod admission;
 mod budgets;
 pub mod config;
 pub mod pursuit;
+mod requests;
 mod throttle;
 mod turns;
 
 use crate::congestion::pacer::Pacer;
 use crate::session::event::{CloseReason, Event, Stats};
 use crate::session::refusal::{Refusal, Refusals};
-use crate::session::rival::{Handover, Health};
 use crate::session::trace::Record;
 use crate::session::{CopiedKeys, Session, Setup, local_params};
 use crate::store::SessionKey;
-use crate::transfer::Request;
-use crate::transfer::job::{Dest, Done, Job, SourceRoot};
+use crate::transfer::job::{Done, Job};
 use crate::wire::packet::{TYPE_CONFIRM, TYPE_HELLO};
 use crate::wire::{CID_BYTES, Cid};
 use admission::Admission;
@@ -29,7 +28,7 @@ use rand::{Rng, SeedableRng};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use turns::Turns;
 
 #[cfg(test)]
@@ -165,80 +164,6 @@ impl Endpoint {
         }
     }
 
-    /// Starts a client session. `dest` is for what comes back (get, echo), `roots` for what is sent (put, echo).
-    pub fn connect(
-        &mut self,
-        now: Instant,
-        remote: SocketAddr,
-        request: Request,
-        roots: Vec<SourceRoot>,
-        dest: Option<Dest>,
-    ) -> SessionKey {
-        let mut cid = Cid([0; CID_BYTES]);
-        self.rng.fill_bytes(&mut cid.0);
-        let setup = self.setup(remote, cid);
-        let session = Session::connect(now, setup, &self.config.secret, request, roots, dest);
-        self.add(now, cid, session, None)
-    }
-
-    /// Starts a client session that goes as far as the server's answer to its Hello and then waits for `release`.
-    pub fn reach(&mut self, now: Instant, remote: SocketAddr, request: Request) -> SessionKey {
-        let mut cid = Cid([0; CID_BYTES]);
-        self.rng.fill_bytes(&mut cid.0);
-        let setup = self.setup(remote, cid);
-        let session = Session::reach(now, setup, &self.config.secret, request);
-        self.add(now, cid, session, None)
-    }
-
-    /// Lets a session made by `reach` go on with what an earlier one has begun.
-    pub fn release(&mut self, now: Instant, session: SessionKey, handover: Handover) {
-        if let Some(e) = self.sessions.get_mut(&session) {
-            e.session.release(now, handover);
-            self.touch(now, session);
-        }
-    }
-
-    /// Has a session ask its peer for a sign of life.
-    pub fn probe(&mut self, now: Instant, session: SessionKey) {
-        if let Some(e) = self.sessions.get_mut(&session) {
-            e.session.probe();
-            self.touch(now, session);
-        }
-    }
-
-    /// How a session stands with its peer.
-    pub fn health(&self, session: SessionKey) -> Option<Health> {
-        self.sessions.get(&session).map(|e| e.session.health())
-    }
-
-    /// Ends one session politely: CLOSE goes out with the next `poll_transmit` calls.
-    pub fn close(&mut self, now: Instant, session: SessionKey, reason: CloseReason) {
-        if let Some(e) = self.sessions.get_mut(&session) {
-            e.session.close(now, reason);
-            self.touch(now, session);
-        }
-    }
-
-    /// Ends a session without another word to its peer.
-    pub fn abandon(&mut self, now: Instant, session: SessionKey) {
-        if let Some(e) = self.sessions.get_mut(&session) {
-            e.session.abandon();
-            self.touch(now, session);
-        }
-    }
-
-    /// Whether a request of this endpoint may be made again when a part of it is done: what removes is decided from the
-    /// whole of what is sent, and what a dry run tells is told once.
-    pub fn requests_are_repeatable(&self) -> bool {
-        let sync = &self.config.session.sync;
-        sync.delete.is_none() && !sync.dry_run
-    }
-
-    /// `--timeout`
-    pub fn idle_timeout(&self) -> Duration {
-        self.config.session.idle_timeout
-    }
-
     /// Another `--limit` from now on, IP bytes a second (`None`: no limit): of a server for all sessions together, of a
     /// client for its session, which tells the server if that is the one that sends.
     pub fn set_limit(&mut self, now: Instant, bytes_per_sec: Option<u64>) {
@@ -246,10 +171,7 @@ impl Endpoint {
             self.config.session.limit_bytes_per_sec = bytes_per_sec;
             let keys: Vec<SessionKey> = self.sessions.keys().copied().collect();
             for key in keys {
-                if let Some(e) = self.sessions.get_mut(&key) {
-                    e.session.set_limit(now, bytes_per_sec);
-                }
-                self.touch(now, key);
+                self.with_session(now, key, |session| session.set_limit(now, bytes_per_sec));
             }
             return;
         };
@@ -628,10 +550,7 @@ impl Endpoint {
     pub fn close_all(&mut self, now: Instant, reason: CloseReason) {
         let keys: Vec<_> = self.sessions.keys().copied().collect();
         for key in keys {
-            if let Some(e) = self.sessions.get_mut(&key) {
-                e.session.close(now, reason.clone());
-                self.touch(now, key);
-            }
+            self.close(now, key, reason.clone());
         }
     }
 

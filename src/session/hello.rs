@@ -23,7 +23,12 @@ const HELLO_SPACING_MS: [u64; 2] = [250, 500];
 const EAGER_REPEATS: u64 = 10;
 /// Each sign of the server starts the connect time-out again, since a server with a thousand clients at its door takes a while to
 /// let them in; but unauthenticated signs do so only until so many times of it have gone by.
-pub(super) const MAX_CONNECT_TIMEOUTS: u32 = 6;
+const MAX_CONNECT_TIMEOUTS: u32 = 6;
+
+/// When a client gives up that has begun then and had its last sign of the server then.
+pub(super) fn connect_deadline(timeout: Duration, sign_at: Instant, begun_at: Instant) -> Instant {
+    (sign_at + timeout).min(begun_at + timeout * MAX_CONNECT_TIMEOUTS)
+}
 
 /// The client before the Reply.
 #[derive(Debug)]
@@ -124,8 +129,7 @@ impl Session {
                 hello.hello.cookie = Some(retry.cookie);
                 hello.now_please = true;
             }
-            let after = self.config.connect_timeout;
-            hello.deadline = (now + after).min(hello.first_at + after * MAX_CONNECT_TIMEOUTS);
+            hello.deadline = connect_deadline(self.config.connect_timeout, now, hello.first_at);
         } else {
             self.refusals.count(Refusal::Misplaced);
         }

@@ -3,7 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Timers".
 
 use super::event::CloseReason;
-use super::hello::MAX_CONNECT_TIMEOUTS;
+use super::hello::connect_deadline;
 use super::refusal::Refusal;
 use super::{LINGER, Phase, REQUEST_TIMEOUT, Role, Session};
 use std::time::{Duration, Instant};
@@ -152,8 +152,7 @@ impl Session {
 
     /// The connect time-out holds until the server has proved itself, not only until its Reply, which starts it again.
     fn confirm_deadline(&self) -> Option<Instant> {
-        let after = self.config.connect_timeout;
-        let at = (self.heard_at + after).min(self.started_at + after * MAX_CONNECT_TIMEOUTS);
+        let at = connect_deadline(self.config.connect_timeout, self.heard_at, self.started_at);
         matches!(self.phase, Phase::Confirming).then_some(at)
     }
 

@@ -207,6 +207,12 @@ pub struct World {
     seed: u64,
 }
 
+/// Paths of a client's store, each under its last component.
+fn local_roots(paths: &[&[u8]]) -> Vec<SourceRoot> {
+    let name = |p: &[u8]| p.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
+    paths.iter().map(|p| SourceRoot { location: Location::Local(p.to_vec()), name: name(p) }).collect()
+}
+
 impl World {
     /// Builds nodes and links.
     #[allow(clippy::disallowed_methods, reason = "an Instant cannot be made up: this one is only the origin")]
@@ -360,14 +366,7 @@ impl World {
         roots: &[&[u8]],
         dest: Option<Dest>,
     ) -> SessionKey {
-        let roots = roots
-            .iter()
-            .map(|p| SourceRoot {
-                location: Location::Local(p.to_vec()),
-                name: p.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec(),
-            })
-            .collect();
-        self.request_roots(client, request, roots, dest)
+        self.request_roots(client, request, local_roots(roots), dest)
     }
 
     /// Any request, of any roots.

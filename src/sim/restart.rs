@@ -2,14 +2,14 @@
 //! Owns: nothing beyond `World`.
 //! Implements: docs/SIMULATION.md.
 
-use super::{Node, Report, World};
+use super::{Node, Report, World, local_roots};
 use crate::endpoint::Endpoint;
 use crate::endpoint::config::EndpointConfig;
 use crate::endpoint::pursuit::{Notice, Pursuit};
 use crate::impair::derive_seed;
 use crate::session::event::CloseReason;
 use crate::transfer::Request;
-use crate::transfer::job::{Dest, Location, SourceRoot};
+use crate::transfer::job::Dest;
 use std::time::Instant;
 
 /// Random streams of servers after the first one.
@@ -26,13 +26,7 @@ impl World {
         retries: u32,
     ) {
         let server = self.nodes[0].addr;
-        let roots = roots
-            .iter()
-            .map(|p| SourceRoot {
-                location: Location::Local(p.to_vec()),
-                name: p.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec(),
-            })
-            .collect();
+        let roots = local_roots(roots);
         let node = &mut self.nodes[client + 1];
         node.pursuit = Some(Pursuit::new(vec![server], request, roots, dest, retries));
         node.pursue(self.now);

@@ -464,10 +464,7 @@ impl Frame {
 }
 
 fn location_path(location: &Location) -> &[u8] {
-    let path = match location {
-        Location::Local(path) | Location::Jail(path) | Location::Scratch(path) => path,
-        Location::Stream => return b"-",
-    };
+    let path = location.path();
     path.strip_suffix(b"/").unwrap_or(path)
 }
 

@@ -112,11 +112,11 @@ pub enum Location {
 }
 
 impl Location {
-    /// The path; of a stream, none.
+    /// The path; of a stream, what a command line calls it.
     pub fn path(&self) -> &[u8] {
         match self {
             Self::Local(path) | Self::Jail(path) | Self::Scratch(path) => path,
-            Self::Stream => b"",
+            Self::Stream => b"-",
         }
     }
 }

@@ -231,6 +231,26 @@ pub fn path_is_clean(path: &[u8]) -> bool {
         && path.split(|b| *b == b'/').all(|c| !c.is_empty() && c != b"." && c != b"..")
 }
 
+pub(super) fn put_meta(out: &mut Vec<u8>, meta: &Meta) {
+    put_varint(out, meta.mode.into());
+    put_varint(out, zigzag(meta.mtime_s));
+    put_varint(out, meta.mtime_ns.into());
+}
+
+/// As an ENTRY and an OFFER have them.
+pub(super) fn read_path_and_meta(r: &mut Reader<'_>) -> Result<(Vec<u8>, Meta), WireError> {
+    let path = r.bytes(MAX_PATH_BYTES, "path")?.to_vec();
+    if !path_is_clean(&path) {
+        return Err(WireError::Bounds("path"));
+    }
+    let meta = Meta {
+        mode: r.varint_max(0o7777, "mode")? as u32,
+        mtime_s: unzigzag(r.varint()?),
+        mtime_ns: r.varint_max(999_999_999, "nanoseconds")? as u32,
+    };
+    Ok((path, meta))
+}
+
 fn put_entry(out: &mut Vec<u8>, e: &BeginEntry) {
     put_varint(out, e.file.0);
     out.push(match e.kind {
@@ -240,9 +260,7 @@ fn put_entry(out: &mut Vec<u8>, e: &BeginEntry) {
         EntryKind::Symlink => 3,
     });
     put_bytes(out, &e.path);
-    put_varint(out, e.meta.mode.into());
-    put_varint(out, zigzag(e.meta.mtime_s));
-    put_varint(out, e.meta.mtime_ns.into());
+    put_meta(out, &e.meta);
     match e.kind {
         EntryKind::File => {
             put_varint(out, if e.size == UNKNOWN_SIZE { 0 } else { e.size });
@@ -276,15 +294,7 @@ fn read_entry(r: &mut Reader<'_>) -> Result<BeginEntry, WireError> {
         3 => EntryKind::Symlink,
         _ => return Err(WireError::Bounds("entry kind")),
     };
-    let path = r.bytes(MAX_PATH_BYTES, "path")?.to_vec();
-    if !path_is_clean(&path) {
-        return Err(WireError::Bounds("path"));
-    }
-    let meta = Meta {
-        mode: r.varint_max(0o7777, "mode")? as u32,
-        mtime_s: unzigzag(r.varint()?),
-        mtime_ns: r.varint_max(999_999_999, "nanoseconds")? as u32,
-    };
+    let (path, meta) = read_path_and_meta(r)?;
     let mut e =
         BeginEntry { file, path, kind, meta, size: 0, chunk_size: 0, target: Vec::new(), inline: None };
     match kind {

@@ -2,10 +2,10 @@
 //! Owns: nothing.
 //! Implements: docs/PROTOCOL.md, "Options", "Offers".
 
-use super::buf::{Reader, put_bytes, put_varint, unzigzag, zigzag};
-use super::message::path_is_clean;
+use super::buf::{Reader, put_bytes, put_varint};
+use super::message::{put_meta, read_path_and_meta};
 use super::{MAX_FILE_BYTES, MAX_HAVE_RANGES, MAX_MESSAGE_BYTES, MAX_PATH_BYTES, WireError};
-use crate::transfer::job::{EntryKind, FileId, Meta};
+use crate::transfer::job::{EntryKind, FileId};
 use crate::transfer::sync::{
     Compare, Delete, MAX_PATTERN_BYTES, MAX_PATTERNS, Offer, Pattern, PatternKind, SyncOptions,
 };
@@ -81,24 +81,14 @@ pub(super) fn read_options(r: &mut Reader<'_>) -> Result<SyncOptions, WireError>
 pub(super) fn put_offer(out: &mut Vec<u8>, o: &Offer) {
     put_varint(out, o.file.0);
     put_bytes(out, &o.path);
-    put_varint(out, o.meta.mode.into());
-    put_varint(out, zigzag(o.meta.mtime_s));
-    put_varint(out, o.meta.mtime_ns.into());
+    put_meta(out, &o.meta);
     put_varint(out, o.size);
     put_bytes(out, o.sha256.as_ref().map_or(&[][..], |d| &d[..]));
 }
 
 pub(super) fn read_offer(r: &mut Reader<'_>) -> Result<Offer, WireError> {
     let file = FileId(r.varint_max(1 << 48, "file")?);
-    let path = r.bytes(MAX_PATH_BYTES, "path")?.to_vec();
-    if !path_is_clean(&path) {
-        return Err(WireError::Bounds("path"));
-    }
-    let meta = Meta {
-        mode: r.varint_max(0o7777, "mode")? as u32,
-        mtime_s: unzigzag(r.varint()?),
-        mtime_ns: r.varint_max(999_999_999, "nanoseconds")? as u32,
-    };
+    let (path, meta) = read_path_and_meta(r)?;
     let size = r.varint_max(MAX_FILE_BYTES, "size")?;
     let digest = r.bytes(32, "digest")?;
     let sha256 = match digest.len() {

@@ -1,6 +1,6 @@
 //! Many clients at once, through losses and bit flips both ways.
 
-use crate::support::{Lab, Running, Signal, noise};
+use crate::support::{Lab, Running, Signal, all_succeed, noise, sixteen_up_and_down};
 
 const BAD_LINK: &str = "loss=10%,corrupt=10%,loss-in=10%,corrupt-in=10%";
 
@@ -8,24 +8,7 @@ const BAD_LINK: &str = "loss=10%,corrupt=10%,loss-in=10%,corrupt-in=10%";
 fn thirty_two_clients_up_and_down_at_once() {
     let lab = Lab::new();
     let server = lab.serve(&["-q", "--sim", BAD_LINK]);
-    let content = |n: u64| noise(n, 100_000 + 1_000 * n as usize);
-    for n in 0..16 {
-        lab.write(format!("drop/down{n}"), content(100 + n));
-        lab.write(format!("up{n}"), content(n));
-    }
-    let mut clients: Vec<Running> = Vec::new();
-    for n in 0..16 {
-        clients.push(lab.start(&["put", "-q", &format!("up{n}"), &server.address]));
-        clients.push(lab.start(&["get", "-q", &server.at(&format!("down{n}")), &format!("got{n}")]));
-    }
-    for client in &mut clients {
-        let code = client.code();
-        assert_eq!(code, Some(0), "{:?}", client.stderr.all());
-    }
-    for n in 0..16 {
-        assert!(lab.read(format!("drop/up{n}")) == content(n), "up{n}");
-        assert!(lab.read(format!("got{n}")) == content(100 + n), "got{n}");
-    }
+    sixteen_up_and_down(&lab, &server);
     assert_eq!(lab.names("drop").len(), 32, "nothing is left behind");
     // It is as good as new.
     lab.run(&["get", "-q", &server.at("up3"), "again"], 0);
@@ -41,10 +24,7 @@ fn bit_flips_are_never_a_wrong_key() {
         let names: Vec<String> = (0..16).map(|n| format!("{round}-{n}")).collect();
         let mut clients: Vec<Running> =
             names.iter().map(|name| lab.start(&["put", "-q", "a", &server.at(name)])).collect();
-        for client in &mut clients {
-            let code = client.code();
-            assert_eq!(code, Some(0), "{:?}", client.stderr.all());
-        }
+        all_succeed(&mut clients);
     }
     assert_eq!(lab.names("drop").len(), 48);
 }

@@ -448,3 +448,30 @@ pub(crate) fn assert_same_tree(one: &Path, other: &Path) {
         "only here: {only_one:#?}\nonly there: {only_other:#?}"
     );
 }
+
+/// Each of them ends with exit code 0.
+pub(crate) fn all_succeed(clients: &mut [Running]) {
+    for client in clients {
+        let code = client.code();
+        assert_eq!(code, Some(0), "{:?}", client.stderr.all());
+    }
+}
+
+/// Thirty-two clients at once, half of them each way: all succeed, and what arrives is what was sent.
+pub(crate) fn sixteen_up_and_down(lab: &Lab, server: &Server) {
+    let content = |n: u64| noise(n, 100_000 + 1_000 * n as usize);
+    for n in 0..16 {
+        lab.write(format!("drop/down{n}"), content(100 + n));
+        lab.write(format!("up{n}"), content(n));
+    }
+    let mut clients: Vec<Running> = Vec::new();
+    for n in 0..16 {
+        clients.push(lab.start(&["put", "-q", &format!("up{n}"), &server.address]));
+        clients.push(lab.start(&["get", "-q", &server.at(&format!("down{n}")), &format!("got{n}")]));
+    }
+    all_succeed(&mut clients);
+    for n in 0..16 {
+        assert!(lab.read(format!("drop/up{n}")) == content(n), "up{n}");
+        assert!(lab.read(format!("got{n}")) == content(100 + n), "got{n}");
+    }
+}

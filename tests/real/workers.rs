@@ -1,6 +1,6 @@
 //! `serve --workers`: several processes on one port look like one server.
 
-use crate::support::{Lab, Running, Server, Signal, noise, now, until};
+use crate::support::{Lab, Server, Signal, all_succeed, noise, now, sixteen_up_and_down, until};
 use rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -31,33 +31,12 @@ fn by_worker(log: &[String], word: &str) -> BTreeMap<String, usize> {
     counts
 }
 
-fn finish(clients: &mut [Running]) {
-    for client in clients {
-        let code = client.code();
-        assert_eq!(code, Some(0), "{:?}", client.stderr.all());
-    }
-}
-
 #[test]
 fn thirty_two_clients_through_losses_are_served_by_several_workers() {
     let lab = Lab::new();
     let server = lab.serve(&["--workers", "3", "--sim", "loss=10%,loss-in=10%"]);
     assert_eq!(workers_of(&server).len(), 3);
-    let content = |n: u64| noise(n, 100_000 + 1_000 * n as usize);
-    for n in 0..16 {
-        lab.write(format!("drop/down{n}"), content(100 + n));
-        lab.write(format!("up{n}"), content(n));
-    }
-    let mut clients: Vec<Running> = Vec::new();
-    for n in 0..16 {
-        clients.push(lab.start(&["put", "-q", &format!("up{n}"), &server.address]));
-        clients.push(lab.start(&["get", "-q", &server.at(&format!("down{n}")), &format!("got{n}")]));
-    }
-    finish(&mut clients);
-    for n in 0..16 {
-        assert!(lab.read(format!("drop/up{n}")) == content(n), "up{n}");
-        assert!(lab.read(format!("got{n}")) == content(100 + n), "got{n}");
-    }
+    sixteen_up_and_down(&lab, &server);
     let stdout = server.process.stdout.clone();
     let log = server.stop();
     let connected = by_worker(&log, "connected from");
@@ -141,7 +120,7 @@ fn a_worker_that_is_killed_takes_no_other_with_it() {
     rustix::process::kill_process(victim, Signal::KILL).expect("it runs");
     server.logs(&["was ended by signal 9"]);
     server.logs(&["is started again"]);
-    finish(&mut clients);
+    all_succeed(&mut clients);
     for (n, name) in names.iter().enumerate() {
         assert!(lab.read(format!("drop/{name}")) == content(n), "{name}");
     }
