@@ -2,9 +2,10 @@
 //! Owns: per file, a set of chunk ranges and one running digest with its cursor.
 //! Implements: docs/PROTOCOL.md, "Files" (digests).
 //!
-//! SHA-256 is sequential. A chunk that is next in line is hashed from the buffer that was just checked; one that
-//! is early waits on disk, and is read back (from the page cache, as a rule) when its turn has come.
+//! SHA-256 is sequential. A chunk that is next in line is hashed while its bytes pass on their way to the disk; one that
+//! is early waits there, and is read back (from the page cache, as a rule) when its turn has come.
 
+use crc32fast::Hasher;
 use ring::digest::{Context, SHA256};
 use std::ops::Range;
 
@@ -125,6 +126,40 @@ impl Sequential {
     }
 }
 
+/// A chunk whose plain bytes come in order: checksum and digest are ready with its last byte, and it need not be read back.
+#[derive(Clone)]
+struct Passing {
+    chunk: u64,
+    bytes: usize,
+    crc: Hasher,
+    /// With this chunk in it, if it was next in line. Taken over once the checksum has been found right.
+    context: Option<Context>,
+}
+
+impl Passing {
+    fn new(chunk: u64, digest: &Sequential) -> Self {
+        let context = (digest.next == chunk).then(|| digest.context.clone());
+        Self { chunk, bytes: 0, crc: Hasher::new(), context }
+    }
+
+    fn take(&mut self, piece: &[u8]) {
+        self.bytes += piece.len();
+        self.crc.update(piece);
+        if let Some(context) = &mut self.context {
+            context.update(piece);
+        }
+    }
+}
+
+impl std::fmt::Debug for Passing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Passing")
+            .field("chunk", &self.chunk)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 /// SHA-256 of one buffer.
 pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
@@ -139,12 +174,13 @@ pub(crate) struct Received {
     pub(crate) layout: Layout,
     whole: RangeSet,
     digest: Sequential,
+    passing: Option<Passing>,
 }
 
 impl Received {
     /// Nothing received yet, except the chunks in `have`.
     pub(crate) fn new(layout: Layout, have: RangeSet) -> Self {
-        Self { layout, whole: have, digest: Sequential::default() }
+        Self { layout, whole: have, digest: Sequential::default(), passing: None }
     }
 
     /// Bytes from the beginning that are in the digest.
@@ -165,6 +201,40 @@ impl Received {
     /// The chunks that are whole.
     pub(crate) fn whole(&self) -> &RangeSet {
         &self.whole
+    }
+
+    /// Plain bytes of a chunk, `at` bytes after its beginning, have been written.
+    pub(crate) fn pass(&mut self, chunk: u64, at: usize, piece: &[u8]) {
+        let passing = match self.passing.take() {
+            Some(passing) if passing.chunk == chunk && passing.bytes == at => Some(passing),
+            _ => (at == 0).then(|| Passing::new(chunk, &self.digest)),
+        };
+        self.passing = passing.map(|mut passing| {
+            passing.take(piece);
+            passing
+        });
+    }
+
+    /// The CRC-32 of a chunk if all its `bytes` were the last that passed, in order, and none has been written twice.
+    pub(crate) fn passed(&self, chunk: u64, bytes: usize) -> Option<u32> {
+        let passing = self.passing.as_ref().filter(|p| p.chunk == chunk && p.bytes == bytes)?;
+        Some(passing.crc.clone().finalize())
+    }
+
+    /// A chunk has been stored, has passed and is right. `read` as for [`Received::stored`].
+    pub(crate) fn stored_in_passing<E>(
+        &mut self,
+        chunk: u64,
+        read: impl FnMut(u64, usize, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.whole.insert(chunk);
+        if let Some(Passing { chunk: passed, context: Some(context), .. }) = self.passing.take()
+            && passed == chunk
+            && chunk == self.digest.next
+        {
+            self.digest = Sequential { context, next: chunk + 1 };
+        }
+        self.catch_up(CATCH_UP_CHUNKS, read)
     }
 
     /// A chunk has been stored and checked. `read` reads bytes at an offset into a buffer that it fills.
