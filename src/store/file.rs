@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Files".
 
 use super::batch::Batch;
+use super::buffers::Buffers;
 use super::dest::DestPlan;
 use super::digest::Layout;
 use super::fs::Disk;
@@ -121,6 +122,8 @@ pub struct FileStore {
     sessions: BTreeMap<SessionKey, SessionState>,
     open_sources: OpenSources,
     encoder: Encoder,
+    /// What chunks are read into.
+    buffers: Buffers,
     dirs: DirCache,
     batch: Batch,
     sweep: Option<Sweep>,
@@ -175,6 +178,7 @@ impl FileStore {
             sessions: BTreeMap::new(),
             open_sources: OpenSources::default(),
             encoder,
+            buffers: Buffers::default(),
             dirs: DirCache::default(),
             batch: Batch::default(),
             next_target: 0,

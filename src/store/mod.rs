@@ -6,6 +6,7 @@ use crate::transfer::job::{Done, Job};
 use std::time::Duration;
 
 mod batch;
+mod buffers;
 mod dest;
 mod digest;
 mod error;

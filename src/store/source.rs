@@ -3,6 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Files" (sources).
 
 use super::SessionKey;
+use super::buffers::Buffers;
 use super::digest::{Layout, Sequential};
 use super::error::{from_io, refuse, source_changed};
 use super::fs::{File, FileOps, FileType};
@@ -12,7 +13,6 @@ use crate::codec::chunk::{EncodedChunk, Encoder};
 use crate::transfer::job::{
     Compression, EncodeBudget, FileId, Meta, StoreError, StoreErrorKind, UNKNOWN_SIZE,
 };
-use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// Handles of sources open at once, over all sessions; the one opened longest ago is closed first, and opened
@@ -104,10 +104,9 @@ impl Source {
         self.file.as_deref().ok_or_else(closed)
     }
 
-    fn read(&self, chunk: u64) -> Result<Vec<u8>, StoreError> {
+    fn read(&self, chunk: u64, mut plain: Vec<u8>) -> Result<Vec<u8>, StoreError> {
         let none = || refuse(StoreErrorKind::Io, &self.shown, "has no such chunk; run the command again");
         let (offset, len) = self.layout.extent(chunk).ok_or_else(none)?;
-        let mut plain = Vec::with_capacity(len);
         let read = read_exact_at(self.file()?, offset, len, &mut plain);
         read.map_err(|e| from_io(&self.shown, "cannot be read", &e))?;
         Ok(plain)
@@ -117,13 +116,13 @@ impl Source {
     pub(crate) fn chunk(
         &mut self,
         chunk: u64,
-        encoder: &mut Encoder,
+        (encoder, buffers): (&mut Encoder, &Buffers),
         (budget, sharers): (EncodeBudget, usize),
     ) -> Result<(u32, EncodedChunk), StoreError> {
-        let plain = self.read(chunk)?;
+        let plain = self.read(chunk, buffers.take())?;
         self.digest.take(chunk, &plain);
         let plain_bytes = plain.len() as u32;
-        Ok((plain_bytes, encoder.encode(Bytes::from(plain), self.compress, budget, sharers)))
+        Ok((plain_bytes, encoder.encode(buffers.share(plain), self.compress, budget, sharers)))
     }
 
     /// The next chunk of a stream, or one that was read lately; `Err` in the inner result: there is none, and why.
@@ -159,10 +158,10 @@ impl Source {
 
     /// Hashes about `bytes` more of it; the digest when all is hashed and it did not change meanwhile.
     pub(crate) fn hash_step(&mut self, bytes: u64) -> Result<Option<[u8; 32]>, StoreError> {
-        let mut left = bytes;
+        let (mut left, mut plain) = (bytes, Vec::new());
         while left > 0 && self.digest.next() < self.layout.count() {
             let chunk = self.digest.next();
-            let plain = self.read(chunk)?;
+            plain = self.read(chunk, plain)?;
             left = left.saturating_sub(plain.len() as u64);
             self.digest.take(chunk, &plain);
         }
@@ -171,9 +170,10 @@ impl Source {
 
     /// The digest of the whole file, if it did not change meanwhile.
     pub(crate) fn finish(&mut self) -> Result<[u8; 32], StoreError> {
+        let mut plain = Vec::new();
         while self.digest.next() < self.layout.count() {
             let chunk = self.digest.next();
-            let plain = self.read(chunk)?;
+            plain = self.read(chunk, plain)?;
             self.digest.take(chunk, &plain);
         }
         if self.stream.is_none() {

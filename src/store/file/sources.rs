@@ -41,14 +41,14 @@ impl FileStore {
         done: &mut Answers,
     ) {
         let sharers = self.sessions.values().filter(|s| !s.sources.is_empty()).count();
-        let mut encoder = std::mem::take(&mut self.encoder);
+        let (mut encoder, buffers) = (std::mem::take(&mut self.encoder), self.buffers.clone());
         let Some(source) = self.open_source(session, file) else {
             self.encoder = encoder;
             return;
         };
         let result = source.and_then(|source| match source.is_stream() {
             true => source.stream_chunk(chunk, &mut encoder, (budget, sharers)),
-            false => source.chunk(chunk, &mut encoder, (budget, sharers)).map(Ok),
+            false => source.chunk(chunk, (&mut encoder, &buffers), (budget, sharers)).map(Ok),
         });
         self.encoder = encoder;
         let answer = match result {
