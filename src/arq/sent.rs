@@ -19,6 +19,15 @@ const MIN_DURATION: Duration = Duration::from_millis(5);
 /// Rounds for which a reordering window grown by a late packet is kept (RFC 8985, section 6.2, keeps it 16 recoveries).
 const REORDER_PERSIST_RTTS: u32 = 16;
 
+/// A number that feedback passes over is taken as missing when it was overtaken so many RTTs ago, or this...
+const UNNAMED_RTTS: u32 = 8;
+const MIN_UNNAMED: Duration = Duration::from_millis(250);
+/// ...and so many feedbacks have come since: an honest receiver goes through all numbers above the floor with fewer, even where
+/// most of its feedback is lost.
+const UNNAMED_FEEDBACKS: u32 = 64;
+/// Numbers in the window from which on it is enough to be overtaken by half as many: 5 Gbit/s over 300 ms are some 130,000.
+const MAX_TRACKED: usize = 1 << 18;
+
 /// Reference to the segment that a packet carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentRef {
@@ -132,6 +141,9 @@ pub struct SentPackets {
     longest_at: Option<Instant>,
     loss_deadline: Option<Instant>,
     last_eliciting_at: Option<Instant>,
+    /// The largest number acknowledged at a time, that time, and the feedbacks since: what lies below it and is still in flight
+    /// when its time has come was passed over.
+    overtaken: Option<(u64, Instant, u32)>,
 }
 
 impl Default for SentPackets {
@@ -158,6 +170,7 @@ impl SentPackets {
             longest_at: None,
             loss_deadline: None,
             last_eliciting_at: None,
+            overtaken: None,
         }
     }
 
@@ -267,6 +280,7 @@ impl SentPackets {
         // Runs come from the highest number down.
         out.acked.reverse();
         self.largest_acked = self.largest_acked.max(Some(feedback.largest));
+        self.name_passed_over(now, rtt, out);
         self.detect_losses(now, rtt, out);
         Ok(())
     }
@@ -340,6 +354,30 @@ impl SentPackets {
                 slot.missing = true;
                 out.nacks += 1;
             }
+        }
+    }
+
+    /// A peer that neither acknowledges a number nor names it missing must not keep the window open for ever.
+    fn name_passed_over(&mut self, now: Instant, rtt: Duration, out: &mut Outcome) {
+        let Some(largest) = self.largest_acked else { return };
+        let patience = (rtt.max(self.longest) * UNNAMED_RTTS).max(MIN_UNNAMED);
+        let mut below = 0;
+        match &mut self.overtaken {
+            Some((number, since, feedbacks)) => {
+                *feedbacks += 1;
+                if *feedbacks >= UNNAMED_FEEDBACKS && now >= *since + patience {
+                    below = *number;
+                    self.overtaken = Some((largest, now, 0));
+                }
+            }
+            None => self.overtaken = Some((largest, now, 0)),
+        }
+        if self.ring.len() > MAX_TRACKED {
+            below = below.max(largest.saturating_sub(MAX_TRACKED as u64 / 2));
+        }
+        // Up to the floor nothing is in the ring.
+        if below > self.floor {
+            self.mark_missing(self.floor..below, out);
         }
     }
 

@@ -106,6 +106,61 @@ fn lies_are_caught() {
     assert_eq!(w.floor(), 7);
 }
 
+/// Feedback that speaks of everything but the first number.
+fn pass_over_first(w: &mut SentPackets, now: Instant, largest: u64, rtt: Duration, out: &mut Outcome) {
+    let mut scratch = Vec::new();
+    let mut blocks = BlockList::default();
+    let all = [1..largest + 1];
+    blocks.push(build_block(1..largest + 1, all.into_iter(), 1000, &mut scratch).expect("a block"));
+    let f = Feedback {
+        largest,
+        received_us: 0,
+        delay_us: 0,
+        received_bytes: 0,
+        ce_count: 0,
+        receive_window_bytes: 0,
+        control_credit: 0,
+        blocks,
+    };
+    w.on_feedback(now, &f, rtt, out).expect("nothing false is said");
+}
+
+#[test]
+fn what_feedback_passes_over_is_lost_in_the_end() {
+    let t = origin();
+    let (mut w, mut out) = (SentPackets::new(), Outcome::default());
+    let mut lost = Vec::new();
+    let mut tracked = 0;
+    for n in 0..20_000u64 {
+        let now = t + ms(n);
+        w.on_sent(now, 100, true, false, tag(n));
+        if n > 0 && n % 10 == 0 {
+            pass_over_first(&mut w, now, n, ms(20), &mut out);
+            lost.extend(numbers(&out.lost));
+            tracked = tracked.max(w.next_number() - w.floor());
+            assert!(lost.is_empty() || n > 500, "it had no time to be named: {n}");
+        }
+    }
+    assert_eq!(lost, [0], "it is repaired, and nothing else");
+    assert!(tracked < 2000, "{tracked} numbers were tracked at once");
+    assert_eq!(w.bytes_in_flight(), 900, "those behind the last feedback");
+}
+
+#[test]
+fn few_large_feedbacks_that_pass_over_a_number_are_bounded_too() {
+    let t = origin();
+    let (mut w, mut out) = (SentPackets::new(), Outcome::default());
+    let mut tracked = 0;
+    for n in 0..1_000_000u64 {
+        w.on_sent(t + ms(n / 1000), 100, true, false, tag(n));
+        if n % 50_000 == 49_999 {
+            pass_over_first(&mut w, t + ms(n / 1000), n, ms(20), &mut out);
+            tracked = tracked.max(w.next_number() - w.floor());
+        }
+    }
+    assert!(tracked <= (1 << 18) + 50_000, "{tracked} numbers were tracked at once");
+}
+
 #[test]
 fn packets_that_ask_for_nothing_are_not_in_flight() {
     let t = origin();
