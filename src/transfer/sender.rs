@@ -14,7 +14,7 @@ use crate::wire::MAX_INLINE_BYTES;
 use crate::wire::message::Message;
 use bytes::Bytes;
 use offers::{Found, Offers};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use streams::stream_chunks;
@@ -73,6 +73,8 @@ struct Chunked {
     awaited: bool,
     /// Generations of chunks that were asked for again.
     generations: HashMap<u64, u32>,
+    /// Slots of its chunks in memory: what the receiver says of some chunks must not cost a look at all.
+    slots: BTreeMap<u64, u32>,
 }
 
 impl Chunked {
@@ -123,18 +125,24 @@ pub struct Sender {
     encode: EncodeBudget,
     /// The handshake has told what the peer decodes.
     peer_known: bool,
+    peer_takes: bool,
     /// The latest chunk came encoded, or none has come yet.
     shrinks: bool,
     /// Encoded bytes that were never sent.
     fresh_bytes: u64,
     /// Chunks that came wrong, to be read again.
     resends: VecDeque<(FileId, u64)>,
+    /// The same, to be looked up.
+    resends_known: HashSet<(FileId, u64)>,
     /// Unresolved entries with chunks.
     streamed: usize,
     held_bytes: u64,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    fresh: VecDeque<u32>,
+    /// Slots with bytes never sent, and their epochs, in order. One that was let go meanwhile stays, but never in front.
+    fresh: VecDeque<(u32, u32)>,
+    /// Those of `fresh` that were let go.
+    fresh_gone: usize,
     repairs: VecDeque<SegmentRef>,
     manifest_end_sent: bool,
     counters: SenderCounters,
@@ -177,14 +185,17 @@ impl Sender {
             reads_out: 0,
             encode: EncodeBudget::default(),
             peer_known: false,
+            peer_takes: true,
             shrinks: true,
             fresh_bytes: 0,
             resends: VecDeque::new(),
+            resends_known: HashSet::new(),
             streamed: 0,
             held_bytes: 0,
             slots: Vec::new(),
             free: Vec::new(),
             fresh: VecDeque::new(),
+            fresh_gone: 0,
             repairs: VecDeque::new(),
             manifest_end_sent: false,
             counters: SenderCounters::default(),
@@ -223,6 +234,16 @@ impl Sender {
     /// Share of the process's send budget.
     pub fn set_budget(&mut self, bytes: u64) {
         self.budget_bytes = bytes;
+    }
+
+    /// Whether the peer has any room at all: what is read for one that has none would only wait.
+    pub fn set_peer_takes(&mut self, takes: bool) {
+        self.peer_takes = takes;
+    }
+
+    /// Bytes of chunks held, and room for those being read.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
     }
 
     /// Adds a tree to be sent.
@@ -265,6 +286,11 @@ impl Sender {
     /// Whether all chunk data known of was sent at least once: the tail.
     pub fn is_tail(&self) -> bool {
         self.resends.is_empty() && self.reading.is_empty() && self.reads_out == 0 && self.fresh.is_empty()
+    }
+
+    /// Whether chunks are still to be read, as soon as there is room for them.
+    pub fn would_read(&self) -> bool {
+        !self.resends.is_empty() || !self.reading.is_empty()
     }
 
     /// Keeps walk, manifest and read-ahead going. `control_unsent`: bytes waiting in the control stream.
@@ -361,6 +387,7 @@ impl Sender {
                         counted: RangeSet::new(),
                         finish_asked: false,
                         generations: HashMap::new(),
+                        slots: BTreeMap::new(),
                     }),
                 },
             );
@@ -481,19 +508,21 @@ impl Sender {
     fn on_have(&mut self, file: FileId, ranges: &[Range<u64>]) {
         let Some(o) = self.unresolved.get_mut(&file.0) else { return };
         let Some(c) = o.chunked.as_mut() else { return };
-        let mut resumed_bytes = 0;
+        let (mut resumed_bytes, mut unwanted) = (0, Vec::new());
         for r in ranges {
             if c.have.range_count() >= MAX_HAVE_STRETCHES {
                 break;
             }
             let end = (r.end + u64::from(crate::planted("forgotten_chunk"))).min(c.chunk_count);
-            c.have.insert(r.start.min(end)..end);
-            resumed_bytes += c.count(r.start.min(end)..end, o.size);
+            let range = r.start.min(end)..end;
+            if c.have.insert(range.clone()) > 0 {
+                resumed_bytes += c.count(range.clone(), o.size);
+                unwanted.extend(c.slots.range(range).map(|(_, slot)| *slot));
+            }
         }
         o.counted_bytes += resumed_bytes;
         self.counters.bytes_done += resumed_bytes;
-        let have = c.have.clone();
-        self.release_where(file, |chunk| have.contains(chunk));
+        unwanted.into_iter().for_each(|slot| self.release(slot));
         if resumed_bytes > 0 {
             let direction = Direction::Sending;
             self.events.push_back(Event::FileResumed { direction, file, bytes: resumed_bytes });
@@ -501,11 +530,11 @@ impl Sender {
     }
 
     fn resolve(&mut self, file: FileId, result: Result<Option<[u8; 32]>, StoreError>) {
-        let Some(o) = self.unresolved.remove(&file.0) else { return };
+        let Some(mut o) = self.unresolved.remove(&file.0) else { return };
         self.offers.open.remove(&file.0);
-        if o.chunked.is_some() {
+        if let Some(c) = &mut o.chunked {
             self.streamed -= 1;
-            self.release_where(file, |_| true);
+            std::mem::take(&mut c.slots).into_values().for_each(|slot| self.release(slot));
             self.jobs.push_back(Job::CloseSource { file });
         }
         let open_ended = o.chunked.as_ref().is_some_and(|c| c.open_ended);

@@ -12,6 +12,8 @@ const MAX_RESENDS: usize = 4096;
 const MAX_RESENT_CHUNKS: usize = 65_536;
 /// Chunks being read at once; the disk thread works in order, so this is only a queue length.
 const MAX_READS: usize = 16;
+/// Chunks let go before they were sent that are not worth clearing away.
+const MIN_FRESH_GONE: usize = 64;
 /// `Auto` reads so far ahead of the wire at least, in bytes and in chunks, while chunks shrink: what is encoded before
 /// the link's rate is known is not encoded for that link. Enough for the first round trips of any path.
 const MIN_AHEAD: (u64, u64) = (512 * 1024, 2);
@@ -21,12 +23,13 @@ const AHEAD_SECS: u64 = 1;
 impl Sender {
     /// Asks for chunks as far as the budget goes; one chunk is always allowed.
     pub(super) fn read_ahead(&mut self) {
-        if matches!(self.compress, Compression::Zstd(_)) && !self.peer_known {
+        if matches!(self.compress, Compression::Zstd(_)) && !self.peer_known || !self.peer_takes {
             return;
         }
         while self.reads_out < MAX_READS
             && let Some((file, chunk)) = self.resends.pop_front()
         {
+            self.resends_known.remove(&(file, chunk));
             if let Some(c) = self.unresolved.get(&file.0).and_then(|o| o.chunked.as_ref()) {
                 self.reads_out += 1;
                 self.held_bytes += u64::from(c.chunk_size);
@@ -77,6 +80,14 @@ impl Sender {
             self.counters.bytes_total += u64::from(c.plain_bytes);
         }
         c.generation = f.generations.get(&c.chunk).copied().unwrap_or(0);
+        // Asked for again while it was being read: it comes twice.
+        let known = f.slots.get(&c.chunk).copied();
+        if let Some(slot) = known {
+            if self.slots[slot as usize].chunk.as_ref().is_some_and(|k| k.generation == c.generation) {
+                return;
+            }
+            self.release(slot);
+        }
         self.held_bytes += c.data.len() as u64;
         self.shrinks = c.codec != ChunkCodec::Raw;
         self.fresh_bytes += c.data.len() as u64;
@@ -87,8 +98,12 @@ impl Sender {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
         });
-        self.slots[slot as usize].chunk = Some(c);
-        self.fresh.push_back(slot);
+        if let Some(f) = self.unresolved.get_mut(&c.file.0).and_then(|o| o.chunked.as_mut()) {
+            f.slots.insert(c.chunk, slot);
+        }
+        let s = &mut self.slots[slot as usize];
+        s.chunk = Some(c);
+        self.fresh.push_back((slot, s.epoch));
     }
 
     pub(super) fn release(&mut self, slot: u32) {
@@ -99,17 +114,27 @@ impl Sender {
             self.fresh_bytes = self.fresh_bytes.saturating_sub(unsent);
             s.epoch = s.epoch.wrapping_add(1);
             self.free.push(slot);
-            if (c.next_offset as usize) < c.data.len() {
-                self.fresh.retain(|f| *f != slot);
+            if let Some(f) = self.unresolved.get_mut(&c.file.0).and_then(|o| o.chunked.as_mut()) {
+                f.slots.remove(&c.chunk);
+            }
+            if unsent > 0 {
+                self.fresh_gone += 1;
+                self.clear_fresh();
             }
         }
     }
 
-    pub(super) fn release_where(&mut self, file: FileId, which: impl Fn(u64) -> bool) {
-        for slot in 0..self.slots.len() {
-            if self.slots[slot].chunk.as_ref().is_some_and(|c| c.file == file && which(c.chunk)) {
-                self.release(slot as u32);
-            }
+    /// What was let go leaves the queue when it comes to its front, or when most of the queue is like it.
+    pub(super) fn clear_fresh(&mut self) {
+        let Self { slots, fresh, fresh_gone, .. } = self;
+        let is_there = |(slot, epoch): &(u32, u32)| slots[*slot as usize].epoch == *epoch;
+        if *fresh_gone > MIN_FRESH_GONE.max(fresh.len() / 2) {
+            fresh.retain(is_there);
+            *fresh_gone = 0;
+        }
+        while fresh.front().is_some_and(|f| !is_there(f)) {
+            fresh.pop_front();
+            *fresh_gone -= 1;
         }
     }
 
@@ -135,8 +160,10 @@ impl Sender {
         if unread && !c.finish_asked {
             return true;
         }
-        self.release_where(file, |c| c == chunk);
-        if !self.resends.contains(&(file, chunk)) {
+        if let Some(slot) = c.slots.get(&chunk).copied() {
+            self.release(slot);
+        }
+        if self.resends_known.insert((file, chunk)) {
             self.resends.push_back((file, chunk));
         }
         self.resends.len() <= MAX_RESENDS

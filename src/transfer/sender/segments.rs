@@ -51,7 +51,7 @@ impl Sender {
         if !allow_fresh {
             return None;
         }
-        let slot = *self.fresh.front()?;
+        let (slot, _) = *self.fresh.front()?;
         let s = &mut self.slots[slot as usize];
         let c = s.chunk.as_mut()?;
         let offset = c.next_offset;
@@ -61,6 +61,7 @@ impl Sender {
         self.fresh_bytes = self.fresh_bytes.saturating_sub(len.into());
         if ends {
             self.fresh.pop_front();
+            self.clear_fresh();
             // Its place is free; feedback may be a while.
             self.read_ahead();
         }

@@ -221,3 +221,71 @@ fn a_result_without_the_digest_of_the_source_is_no_success() {
         assert!(failed, "read whole: {read_whole}, digest: {}", digest.is_some());
     }
 }
+
+/// A HAVE or RESEND looks at the chunks that it names, not at all that are held.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "what is measured is work, roughly")]
+fn messages_about_chunks_cost_the_same_however_many_are_held() {
+    let chunks = 30_000;
+    let data = bytes(1, 1024 * chunks, false);
+    let mut s = Source::new(&[(b"f", data)], 1024, Compression::None, 64 << 20);
+    s.work();
+    assert!(s.sender.has_fresh());
+    let start = std::time::Instant::now();
+    let file = FileId(0);
+    for n in 0..300_000u64 {
+        let chunk = n % 500;
+        assert!(s.sender.handle_message(Message::Have { file, ranges: [chunk..chunk + 1].to_vec() }));
+        if n % 10 == 0 {
+            assert!(s.sender.handle_message(Message::Resend { file, chunk: 1000 + n / 10 % 500 }));
+        }
+    }
+    let taken = start.elapsed().as_secs_f64();
+    assert!(taken < 4.0, "{taken:.2} s for 330,000 messages");
+    // What the receiver has is not sent, what it wants again is, with a higher generation, and all else once.
+    s.work();
+    let mut first_of: HashMap<u64, u32> = HashMap::new();
+    while let Some((r, frame)) = s.segment(1400) {
+        let seg = segment_of(&frame);
+        first_of.insert(seg.chunk, seg.generation);
+        s.sender.on_acked(&r);
+        s.work();
+    }
+    assert_eq!(first_of.len(), chunks - 500);
+    let again = (1000..1500).all(|c| first_of[&c] == 60);
+    assert!(again && first_of.iter().filter(|(_, g)| **g > 0).count() == 500);
+    assert!(s.sender.is_tail());
+}
+
+/// Nothing is read for a peer that has no room; what has been read stays.
+#[test]
+fn nothing_is_read_for_a_peer_without_room() {
+    let mut s = Source::new(&[(b"f", bytes(1, 1 << 20, false))], 65_536, Compression::None, 1 << 20);
+    s.sender.set_peer_takes(false);
+    s.work();
+    assert!(s.sender.held_bytes() == 0 && !s.sender.has_fresh() && s.sender.would_read());
+    assert!(!s.sender.is_tail());
+    s.sender.set_peer_takes(true);
+    s.work();
+    assert_eq!(s.sender.held_bytes(), 1 << 20);
+    assert!(!s.sender.would_read());
+}
+
+/// A manifest waits while what was said is not acknowledged.
+#[test]
+fn a_manifest_waits_for_room_in_the_control_stream() {
+    let files: Vec<(Vec<u8>, Vec<u8>)> =
+        (0..100).map(|i| (format!("f{i}").into_bytes(), Vec::new())).collect();
+    let named: Vec<(&[u8], Vec<u8>)> = files.iter().map(|(n, d)| (n.as_slice(), d.clone())).collect();
+    let mut s = Source::new(&named, 65_536, Compression::None, 1 << 20);
+    let mut done = Vec::new();
+    for _ in 0..50 {
+        s.sender.pump(u64::MAX);
+        assert!(s.sender.poll_message().is_none());
+        while let Some(job) = s.sender.poll_job() {
+            s.store.run(1, job, &mut done);
+        }
+        done.drain(..).for_each(|(_, d)| s.sender.handle_done(d));
+    }
+    assert_eq!(s.work().len(), 101, "entries, and the end");
+}
