@@ -30,6 +30,8 @@ pub(super) struct Path {
     /// This side's limit, and what the peer wishes: the lower one holds.
     limits: [Option<u64>; 2],
     window_cap: Option<u64>,
+    /// What is tried at most: this side's own ceiling, and with the peer's.
+    own_ceiling: u32,
     ceiling: u32,
     /// The rate that growth is measured against, and when it was last left behind.
     grown: (u64, Instant),
@@ -46,6 +48,7 @@ impl Path {
             limit: config.limit_bytes_per_sec.map(|rate| (Pacer::new(now), rate)),
             limits: [config.limit_bytes_per_sec, None],
             window_cap: config.window_cap_bytes,
+            own_ceiling: ceiling,
             ceiling,
             grown: (0, now),
         };
@@ -77,10 +80,11 @@ impl Path {
         self.update(now);
     }
 
-    /// The peer takes no larger datagrams than this.
+    /// The peer takes no larger datagrams than this. It may be another peer than the one that was told of before.
     pub(super) fn limit_datagrams(&mut self, now: Instant, bytes: u32) {
-        if bytes < self.ceiling {
-            self.ceiling = bytes.max(BASE_DATAGRAM_BYTES);
+        let ceiling = bytes.clamp(BASE_DATAGRAM_BYTES, self.own_ceiling);
+        if ceiling != self.ceiling {
+            self.ceiling = ceiling;
             self.mtu = PathMtu::new(now, BASE_DATAGRAM_BYTES, self.ceiling);
         }
     }
@@ -165,5 +169,25 @@ impl Path {
     pub(super) fn next_release(&self, now: Instant) -> Instant {
         let paced = self.pacer.next_release(now);
         self.limit.as_ref().map_or(paced, |(p, _)| paced.max(p.next_release(now)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::config::{EndpointConfig, Secret};
+
+    /// What an unauthenticated Reply says of the peer holds only as long as that Reply is believed.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "only as an origin")]
+    fn the_ceiling_is_that_of_the_peer_told_of_last() {
+        let now = Instant::now();
+        let mut config = EndpointConfig::new(Secret::Insecure).session;
+        config.max_datagram_bytes = 9000;
+        let mut path = Path::new(now, SocketAddr::from(([127, 0, 0, 1], 1)), &config);
+        for (told, ceiling) in [(1232, 1232), (65_535, 9000), (100, 1232), (4000, 4000)] {
+            path.limit_datagrams(now, told);
+            assert_eq!(path.ceiling, ceiling);
+        }
     }
 }
