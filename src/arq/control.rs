@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Most out-of-order stretches kept by a receiver; each costs a map entry.
 pub const MAX_OUT_OF_ORDER: usize = 8192;
 
+/// Where memory is short, so much of the stream is kept out of order, and in order: a message fits (`session::MIN_CONTROL_WINDOW`).
+const TIGHT_BYTES: usize = 128 * 1024;
+
 /// Sending half.
 #[derive(Debug, Default)]
 pub struct ControlSender {
@@ -148,7 +151,14 @@ pub struct BeyondCredit;
 
 impl ControlReceiver {
     /// Takes in a stretch; `credit` is the offset that the peer was told. `Ok(false)`: not kept, must be sent again.
-    pub fn insert(&mut self, offset: u64, data: &[u8], credit: u64) -> Result<bool, BeyondCredit> {
+    /// `tight`: memory is short, so that no more than `TIGHT_BYTES` are kept of what cannot be read yet, and as much of what can.
+    pub fn insert(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        credit: u64,
+        tight: bool,
+    ) -> Result<bool, BeyondCredit> {
         let end = offset + data.len() as u64;
         if end > credit {
             return Err(BeyondCredit);
@@ -159,6 +169,7 @@ impl ControlReceiver {
         if offset > self.next {
             // Stretches that overlap may not add up to much more than the credit: an honest sender's differ.
             let room = 2 * (credit - self.next) as usize;
+            let room = if tight { room.min(TIGHT_BYTES) } else { room };
             if self.out_of_order.len() >= MAX_OUT_OF_ORDER || self.held_bytes + data.len() > room {
                 return Ok(false);
             }
@@ -168,6 +179,10 @@ impl ControlReceiver {
                 *slot = data.to_vec();
             }
             return Ok(true);
+        }
+        // A whole message is there to be read: whoever should read it is behind.
+        if tight && self.ready().len() > TIGHT_BYTES {
+            return Ok(false);
         }
         self.append(&data[(self.next - offset) as usize..]);
         while let Some(entry) = self.out_of_order.first_entry().filter(|e| *e.key() <= self.next) {

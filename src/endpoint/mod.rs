@@ -3,7 +3,7 @@
 //! Implements: docs/PROTOCOL.md, "Connection IDs", "Admission".
 
 mod admission;
-mod budgets;
+pub(crate) mod budgets;
 pub mod config;
 pub mod pursuit;
 mod requests;
@@ -91,7 +91,7 @@ struct Entry {
 impl Entry {
     fn renew_shares(&mut self, budgets: &Budgets) {
         if let Some(shares) = budgets.renew(&mut self.account) {
-            self.session.set_budgets(shares.receive_bytes, shares.send_bytes, shares.assembly_left);
+            self.session.set_budgets(&shares);
         }
     }
 }
@@ -235,8 +235,7 @@ impl Endpoint {
         if !std::mem::replace(&mut e.ready, true) {
             self.turns.push(key);
         }
-        let (waiting_bytes, assembly_bytes) = e.session.receive_memory();
-        self.budgets.note_used(&mut e.account, Used { waiting_bytes, assembly_bytes });
+        self.budgets.note_used(&mut e.account, e.session.memory());
         e.renew_shares(&self.budgets);
         self.mark(key);
         self.arm(now, key, true);
@@ -363,7 +362,9 @@ impl Endpoint {
             self.note_visits(1);
             let Some(e) = self.sessions.get_mut(&key).filter(|e| e.armed == Some(t)) else { continue };
             e.armed = None;
+            e.renew_shares(&self.budgets);
             e.session.handle_timeout(now);
+            self.budgets.note_used(&mut e.account, e.session.memory());
             // Re-armed when the ready list has asked it for datagrams: what is due now is sent by then.
             if !std::mem::replace(&mut e.ready, true) {
                 self.turns.push(key);

@@ -83,7 +83,7 @@ impl Session {
         if matches!(self.phase, Phase::Confirming) {
             self.phase = Phase::Open;
             (self.confirm, self.offers) = (None, None);
-            self.on_open();
+            self.on_open(now);
         }
         if from != self.path.remote && self.received.expected() <= number {
             self.on_new_address(now, from, size);
@@ -154,10 +154,12 @@ impl Session {
                     effects.violation = Some((Refusal::Feedback, e));
                 }
             }
-            Frame::Control { offset, data } => match self.control_rx.insert(offset, data, self.credit_told) {
-                Ok(kept) => effects.refused |= !kept,
-                Err(e) => effects.violation = Some((Refusal::Credit, e.to_string())),
-            },
+            Frame::Control { offset, data } => {
+                match self.control_rx.insert(offset, data, self.credit_told, self.memory_tight) {
+                    Ok(kept) => effects.refused |= !kept,
+                    Err(e) => effects.violation = Some((Refusal::Credit, e.to_string())),
+                }
+            }
             Frame::Segment(_) if self.control_tx.buffered() > MAX_CONTROL_BUFFER => effects.refused = true,
             Frame::Segment(s) => match self.receiver.on_segment(&s) {
                 Accept::Yes => {}

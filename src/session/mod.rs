@@ -22,6 +22,7 @@ use crate::arq::rtt::Rtt;
 use crate::arq::sent::{Outcome, SentPackets};
 use crate::codec::handshake::SessionKeys;
 use crate::codec::key_update::{OpenKeys, SealKeys};
+use crate::endpoint::budgets::{Shares, Used};
 use crate::endpoint::config::{Secret, ServerConfig, SessionConfig};
 use crate::transfer::Request;
 use crate::transfer::job::{Dest, Done, FileId, Job, SourceRoot};
@@ -52,6 +53,8 @@ const MAX_CONTROL_WINDOW: u64 = 4 << 20;
 const MIN_CONTROL_WINDOW: u64 = 128 * 1024;
 /// Control-stream bytes that wait for a peer's acknowledgement at most; beyond, nothing is taken in that would answer with more.
 const MAX_CONTROL_BUFFER: usize = 8 << 20;
+/// However little memory is left to a session, so much of a manifest may be under way.
+const MIN_MANIFEST_SHARE: u64 = 512 * 1024;
 /// A store that takes longer than this to open a file is looking through what an earlier run has left of it.
 const OPENING_PATIENCE: Duration = Duration::from_millis(20);
 /// Why a session ends at the AEAD's limits.
@@ -124,6 +127,12 @@ pub struct Session {
     received: ReceivedNumbers,
     control_tx: ControlSender,
     control_rx: ControlReceiver,
+    /// Control bytes not acknowledged beyond which no more of the manifest is said.
+    manifest_share: u64,
+    /// The process has little memory left for what waits for the disk.
+    memory_tight: bool,
+    /// More of the control stream can be read than was good for one turn.
+    control_backlog: bool,
     control_window: u64,
     credit_told: u64,
     window_told: u64,
@@ -295,6 +304,9 @@ impl Session {
             received: ReceivedNumbers::new(now),
             control_tx: ControlSender::default(),
             control_rx: ControlReceiver::default(),
+            manifest_share: send_budget.max(MIN_MANIFEST_SHARE),
+            memory_tight: false,
+            control_backlog: false,
             control_window: control_window(receive_budget),
             credit_told: control_window(receive_budget),
             window_told: receive_budget,
@@ -359,12 +371,14 @@ impl Session {
         self.local_cid
     }
 
-    /// New shares of the process's budgets; `assembly_left`: what all sessions together may still reserve for chunks in assembly.
-    pub fn set_budgets(&mut self, receive: u64, send: u64, assembly_left: u64) {
-        self.receiver.set_budget(receive);
-        self.receiver.set_assembly_left(assembly_left);
-        self.sender.set_budget(send);
-        self.control_window = control_window(receive);
+    /// New shares of the process's budgets.
+    pub(crate) fn set_budgets(&mut self, shares: &Shares) {
+        self.receiver.set_budget(shares.receive_bytes);
+        self.receiver.set_assembly_left(shares.assembly_left, shares.assembly_short);
+        self.sender.set_budget(shares.send_bytes);
+        self.control_window = control_window(shares.receive_bytes);
+        self.manifest_share = shares.send_bytes.max(MIN_MANIFEST_SHARE);
+        self.memory_tight = shares.tight;
     }
 
     /// Datagrams so far that were not dropped unread.
@@ -372,10 +386,15 @@ impl Session {
         self.taken
     }
 
-    /// Bytes received that wait for the store, and bytes reserved for chunks in assembly.
-    pub fn receive_memory(&self) -> (u64, u64) {
-        let assembly = self.receiver.reserved_bytes();
-        (self.receiver.used_bytes() - assembly, assembly)
+    /// What it holds of the process's budgets.
+    pub(crate) fn memory(&self) -> Used {
+        let assembly_bytes = self.receiver.reserved_bytes();
+        let control_bytes = self.control_rx.held_bytes() as u64;
+        Used {
+            waiting_bytes: self.receiver.used_bytes() - assembly_bytes + control_bytes,
+            assembly_bytes,
+            sending_bytes: self.sender.held_bytes() + self.control_tx.buffered() as u64,
+        }
     }
 
     /// The socket or the route takes no datagrams of that many bytes. What was lost by that is repaired like any loss.
@@ -491,11 +510,16 @@ impl Session {
         }
         self.process_control(now);
         self.receiver.pump_removal();
+        self.receiver.give_up_stalled(now);
         self.collect_transfer_events();
         self.finish_echo_roots();
         let hint = self.path.rate_hint(now, &self.rtt);
         self.sender.set_rate_hint(hint);
-        self.sender.pump(self.control_tx.unsent());
+        // What is said is kept until it is acknowledged: a peer that acknowledges all but the beginning gets no more of a manifest.
+        let buffered = self.control_tx.buffered() as u64;
+        let full = buffered > self.manifest_share.min(MAX_CONTROL_BUFFER as u64);
+        self.sender.set_peer_takes(matches!(self.phase, Phase::Hello(_)) || self.peer_takes_repairs());
+        self.sender.pump(if full { u64::MAX } else { self.control_tx.unsent() });
         self.collect_transfer_events();
         let (out, scratch) = &mut self.scratch;
         out.clear();

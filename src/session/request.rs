@@ -22,6 +22,10 @@ use std::time::Instant;
 /// would fire first.
 const MIN_SEND_LIMIT: u64 = 125;
 
+/// Bytes of the control stream that a session works through at once: others have their turn between. A few thousand messages,
+/// some milliseconds; a stretch of megabytes becomes readable at once when the gap before it closes.
+const MAX_CONTROL_TURN: usize = 64 * 1024;
+
 /// Highest zstd level that a server uses because a client wishes it: a chunk of 4 MiB then takes a tenth of a second of
 /// the thread that all sessions share.
 const MAX_SERVED_LEVEL: u8 = 9;
@@ -105,30 +109,41 @@ impl Session {
         }
     }
 
-    /// Client: the Reply has told what the server understands.
+    /// Client: a Reply has told what the server understands. Anybody can write one, so what it lacks counts only when the
+    /// server has proved itself; until then the request stays where it is.
     pub(super) fn write_held_request(&mut self, now: Instant, features: u64) {
-        if !std::mem::take(&mut self.request_held) {
+        let Role::Client { request, .. } = &self.role else { return };
+        if !self.request_held {
             return;
         }
-        let Role::Client { request, .. } = &self.role else { return };
         let mut request = request.clone();
-        if let Request::Get { compress: compress @ Compression::Zstd(_), .. } = &mut request
-            && features & FEATURE_ZSTD == 0
-        {
-            *compress = Compression::Lz4;
+        let options = self.config.sync.told(matches!(request, Request::Put { .. }));
+        let lacks = |feature| features & feature == 0;
+        let no_stream = self.streams && lacks(FEATURE_STREAM);
+        let no_options = !options.is_default() && lacks(FEATURE_SYNC);
+        let zstd = matches!(request, Request::Get { compress: Compression::Zstd(_), .. });
+        if !matches!(self.phase, Phase::Open) && (no_stream || no_options || zstd && lacks(FEATURE_ZSTD)) {
+            // Something must be said for the server to answer.
+            self.ping_due = true;
+            return;
         }
-        if self.streams && features & FEATURE_STREAM == 0 {
+        self.request_held = false;
+        if no_stream {
             let text = "the server is of an older version, which cannot take a stream whose size is not known: bring \
                         it up to date, or write to a file first and send that";
             return self.close(now, CloseReason::Refused(text.into()));
         }
-        let options = self.config.sync.told(matches!(request, Request::Put { .. }));
+        if no_options {
+            let text = "the server is of an older version, which cannot compare, leave out or only tell what \
+                        it would do: bring it up to date, or leave those options out";
+            return self.close(now, CloseReason::Refused(text.into()));
+        }
+        if let Request::Get { compress: compress @ Compression::Zstd(_), .. } = &mut request
+            && lacks(FEATURE_ZSTD)
+        {
+            *compress = Compression::Lz4;
+        }
         if !options.is_default() {
-            if features & FEATURE_SYNC == 0 {
-                let text = "the server is of an older version, which cannot compare, leave out or only tell what \
-                            it would do: bring it up to date, or leave those options out";
-                return self.close(now, CloseReason::Refused(text.into()));
-            }
             self.write_message(&Message::Options(Box::new(options)));
         }
         self.write_request(request);
@@ -143,10 +158,19 @@ impl Session {
 
     /// Works through the control stream as far as it is there and the receiver can take it.
     pub(super) fn process_control(&mut self, now: Instant) {
+        // The rest waits for the timer that is set meanwhile, not for more datagrams.
+        if self.control_backlog {
+            return;
+        }
+        let mut bytes_left = MAX_CONTROL_TURN;
         // Only entries make more work for the receiver; what resolves entries must never wait behind a full window.
         while !(self.receiver.is_congested() && Message::next_is_entry(self.control_rx.ready()))
             && self.control_tx.buffered() <= MAX_CONTROL_BUFFER
         {
+            if bytes_left == 0 {
+                self.control_backlog = true;
+                return;
+            }
             let (message, used) = match Message::decode(self.control_rx.ready()) {
                 Ok(Some(found)) => found,
                 Ok(None) => return,
@@ -157,6 +181,7 @@ impl Session {
                 }
             };
             self.control_rx.consume(used);
+            bytes_left = bytes_left.saturating_sub(used);
             if let Some(Err(what)) = message.map(|m| self.on_message(now, m)) {
                 self.refusals.count(Refusal::OutOfPlace);
                 return self.close(now, CloseReason::Protocol(what.into()));
@@ -444,7 +469,8 @@ impl Session {
     }
 
     /// Called when the server's first valid packet has arrived.
-    pub(super) fn on_open(&mut self) {
+    pub(super) fn on_open(&mut self, now: Instant) {
+        self.write_held_request(now, self.peer_features);
         let client_id = self.config.client_id.clone();
         self.events.push_back(Event::Connected { remote: self.path.remote, client_id });
     }

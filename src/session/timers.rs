@@ -46,6 +46,7 @@ impl Session {
             Phase::Hello(h) => at(Some(h.next_at().min(h.deadline))),
             Phase::Confirming | Phase::Open => {
                 at(self.give_up.as_ref().map(|_| now));
+                at(self.control_backlog.then_some(now));
                 at(self.received.deadline());
                 at(self.sent.loss_deadline());
                 at(self.pto_deadline());
@@ -128,6 +129,7 @@ impl Session {
         if self.keep_alive_deadline().is_some_and(|t| now >= t) {
             self.ping_due = true;
         }
+        self.control_backlog = false;
         self.advance(now);
         self.trace_metrics(now);
     }
@@ -223,7 +225,7 @@ impl Session {
         // Waiting for credit or room: ask again before long, the word of it may be lost.
         if self.control_tx.is_blocked()
             || self.sender.has_fresh() && !self.peer_has_room()
-            || self.sender.has_repair() && !self.peer_takes_repairs()
+            || (self.sender.has_repair() || self.sender.would_read()) && !self.peer_takes_repairs()
         {
             pause = (self.rtt.smoothed() * 2).max(Duration::from_millis(20)).min(pause);
         }

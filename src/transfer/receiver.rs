@@ -14,6 +14,7 @@ use crate::wire::message::Message;
 use incoming::{Assembly, Incoming};
 use offers::Offers;
 use removal::Removal;
+use stalled::Progress;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use streams::most_of_stream;
@@ -22,6 +23,7 @@ mod assembly;
 mod incoming;
 mod offers;
 mod removal;
+mod stalled;
 mod streams;
 
 /// Most chunks in assembly at once in one session; a sender holds its chunks in memory too, so an honest one has fewer.
@@ -32,6 +34,8 @@ pub const MAX_EARLY_BYTES: usize = 2 << 20;
 const PATH_COPIES: u64 = 3;
 /// What one entry, chunk or early segment costs beside its bytes, for the budget.
 const OVERHEAD_BYTES: u64 = 128;
+/// Jobs of one session that wait for the store: scattered segments make one each, entries too.
+const MAX_JOBS: usize = 8192;
 
 /// Whether a segment could be taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +83,12 @@ fn refusal_of(kind: StoreErrorKind) -> Option<Refusal> {
     }
 }
 
+/// What an entry's job holds in memory.
+fn begin_bytes(e: &BeginEntry) -> u64 {
+    let named = OVERHEAD_BYTES + PATH_COPIES * e.path.len() as u64 + e.target.len() as u64;
+    named + e.inline.as_ref().map_or(0, |i| i.data.len() as u64)
+}
+
 #[derive(Debug)]
 struct Early {
     chunk: u64,
@@ -108,6 +118,7 @@ pub struct Receiver {
     budget_bytes: u64,
     /// What all sessions of the process together may still reserve for chunks in assembly.
     assembly_left: u64,
+    progress: Progress,
     /// Listing: entries become events, nothing is stored.
     listing: bool,
     max_file_bytes: u64,
@@ -120,8 +131,12 @@ pub struct Receiver {
     join: Option<(FileId, u64, Vec<u8>)>,
     /// Bytes on their way to the store.
     queued_bytes: u64,
+    /// Those of `queued_bytes` that are encoded chunks: they keep their place in the pool of chunks in assembly.
+    queued_encoded_bytes: u64,
     /// Inline contents on their way to the store.
     inline_bytes: u64,
+    /// Entries, with names and contents, whose jobs wait to be taken. They wait there too when they are settled already.
+    begin_bytes: u64,
     /// Encoded chunks in assembly.
     reserved_bytes: u64,
     /// Those of `reserved_bytes` that have arrived.
@@ -153,6 +168,7 @@ impl Receiver {
         Self {
             budget_bytes,
             assembly_left: u64::MAX,
+            progress: Progress::default(),
             listing: false,
             max_file_bytes: u64::MAX,
             asked: Asked::Anything,
@@ -162,7 +178,9 @@ impl Receiver {
             early_bytes: 0,
             join: None,
             queued_bytes: 0,
+            queued_encoded_bytes: 0,
             inline_bytes: 0,
+            begin_bytes: 0,
             reserved_bytes: 0,
             assembled_bytes: 0,
             open_chunks: 0,
@@ -202,14 +220,15 @@ impl Receiver {
         self.budget_bytes = bytes;
     }
 
-    /// What all sessions of the process together may still reserve for chunks in assembly.
-    pub fn set_assembly_left(&mut self, bytes: u64) {
-        self.assembly_left = bytes;
+    /// What this session may still reserve for chunks in assembly; `short`: all sessions together have reserved most of
+    /// what there is.
+    pub fn set_assembly_left(&mut self, bytes: u64, short: bool) {
+        (self.assembly_left, self.progress.short) = (bytes, short);
     }
 
-    /// Bytes reserved for chunks in assembly.
+    /// Bytes reserved for encoded chunks, in assembly and on their way to the store.
     pub fn reserved_bytes(&self) -> u64 {
-        self.reserved_bytes
+        self.reserved_bytes + self.queued_encoded_bytes
     }
 
     /// Where entries go; must precede them.
@@ -228,7 +247,11 @@ impl Receiver {
         if self.jobs.is_empty() {
             self.flush_join();
         }
-        self.jobs.pop_front()
+        let job = self.jobs.pop_front();
+        if let Some(Job::Begin(e)) = &job {
+            self.begin_bytes -= begin_bytes(e);
+        }
+        job
     }
 
     /// Next message for the control stream.
@@ -264,7 +287,11 @@ impl Receiver {
     /// Segment bytes that may be in flight towards us.
     pub fn window_bytes(&self) -> u64 {
         // What assembly has reserved and not received is room for exactly that.
-        let awaited = self.reserved_bytes - self.assembled_bytes;
+        let awaited = if assembly::is_behind(self.queued_bytes, self.budget_bytes, self.reserved_bytes) {
+            0
+        } else {
+            self.reserved_bytes - self.assembled_bytes
+        };
         self.budget_bytes.saturating_sub(self.used_bytes()).max(awaited)
     }
 
@@ -274,10 +301,10 @@ impl Receiver {
         self.unopened.front().copied().filter(|_| self.unopened.len() == self.streamed)
     }
 
-    /// Whether manifest entries should wait: the store has enough inline contents to work on. Only what the store settles
-    /// by itself may count here: digests, which files without a result wait for, come by the same stream.
+    /// Whether manifest entries should wait: the store has enough inline contents, or jobs, to work on. Only what the store
+    /// settles by itself may count here: digests, which files without a result wait for, come by the same stream.
     pub fn is_congested(&self) -> bool {
-        self.inline_bytes > self.budget_bytes / 2
+        self.inline_bytes.max(self.begin_bytes) > self.budget_bytes / 2 || self.jobs.len() >= MAX_JOBS
     }
 
     /// A message from the sender. `Err`: a protocol error.
@@ -355,9 +382,7 @@ impl Receiver {
             return Err("more open files than the window allows");
         }
         // A chunked file waits for more messages, so it must not count against the budget that holds them up.
-        let named_bytes = OVERHEAD_BYTES + PATH_COPIES * e.path.len() as u64 + e.target.len() as u64;
-        let inline_bytes = if chunked { 0 } else { named_bytes };
-        let inline_bytes = inline_bytes + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
+        let inline_bytes = if chunked { 0 } else { begin_bytes(&e) };
         self.inline_bytes += inline_bytes;
         let open_ended = e.size == UNKNOWN_SIZE;
         if e.kind == EntryKind::File && !open_ended {
@@ -392,6 +417,7 @@ impl Receiver {
                 bytes: if open_ended { 0 } else { e.size },
             });
         }
+        self.begin_bytes += begin_bytes(&e);
         self.jobs.push_back(Job::Begin(Box::new(e)));
         self.replay_early(file)
     }
@@ -471,6 +497,7 @@ impl Receiver {
         };
         e.queued_bytes -= encoded_bytes;
         self.queued_bytes -= encoded_bytes;
+        self.queued_encoded_bytes -= encoded_bytes;
         if ok {
             // One that was on its way when it turned out to be there already has been counted.
             let bytes = if e.stored.contains(chunk) { 0 } else { e.plain_bytes(chunk) };
@@ -516,9 +543,10 @@ impl Receiver {
         self.assembled_bytes -= e.open.values().map(Assembly::assembled_bytes).sum::<u64>();
         // Jobs of a file that failed may never be answered.
         self.queued_bytes -= e.queued_bytes;
+        self.queued_encoded_bytes -= e.finishing.values().map(|(_, bytes)| bytes).sum::<u64>();
         self.join.take_if(|(f, ..)| *f == file);
-        // Only a file in chunks has any, and none is left once it is committed.
-        if e.is_chunked() && result.is_err() {
+        // Only a file in chunks has any, and none is left once it is committed. Nothing is looked through for one without.
+        if result.is_err() && (e.queued_bytes > 0 || !e.finishing.is_empty()) {
             self.jobs.retain(|job| {
                 !matches!(job, Job::Write { file: f, .. } | Job::WriteEncoded { file: f, .. } | Job::FinishChunk { file: f, .. } if *f == file)
             });

@@ -50,7 +50,7 @@ fn carry(seed: u64, text: &[u8], loss_pct: u32) -> Vec<u8> {
             }
             for _ in 0..rng.random_range(1..3) {
                 // Not kept, since it overlaps too much: as if it had been lost.
-                match rx.insert(p.offset, &p.data, credit) {
+                match rx.insert(p.offset, &p.data, credit, false) {
                     Ok(true) => tx.on_acked(p.offset, p.len),
                     Ok(false) => tx.on_lost(p.offset, p.len, p.times),
                     Err(e) => panic!("seed {seed}: {e}"),
@@ -102,10 +102,10 @@ fn overlapping_pieces_of_any_size() {
         for _ in 0..400 {
             let a = rng.random_range(0..=text.len());
             let b = (a + rng.random_range(0..200)).min(text.len());
-            assert!(rx.insert(a as u64, &text[a..b], 2000).is_ok());
+            assert!(rx.insert(a as u64, &text[a..b], 2000, false).is_ok());
             assert!(text.starts_with(rx.ready()), "seed {seed}");
         }
-        rx.insert(0, &text, 2000).expect("within credit");
+        rx.insert(0, &text, 2000, false).expect("within credit");
         assert_eq!(rx.ready(), text);
         assert_eq!(rx.held_bytes(), text.len(), "seed {seed}: nothing else is kept");
     }
@@ -127,9 +127,9 @@ fn credit_is_enforced_on_both_sides() {
     assert_eq!(tx.next_piece(10), None, "acknowledged after all");
     assert_eq!((tx.buffered(), tx.unsent()), (70, 70));
     let mut rx = ControlReceiver::default();
-    assert_eq!(rx.insert(90, &[1; 10], 100), Ok(true));
-    assert_eq!(rx.insert(90, &[1; 11], 100), Err(BeyondCredit));
-    assert_eq!(rx.insert(1 << 60, &[1], 100), Err(BeyondCredit));
+    assert_eq!(rx.insert(90, &[1; 10], 100, false), Ok(true));
+    assert_eq!(rx.insert(90, &[1; 11], 100, false), Err(BeyondCredit));
+    assert_eq!(rx.insert(1 << 60, &[1], 100, false), Err(BeyondCredit));
 }
 
 #[test]
@@ -137,11 +137,15 @@ fn stretches_out_of_order_are_bounded() {
     let mut rx = ControlReceiver::default();
     let far = 1 << 40;
     for i in 0..MAX_OUT_OF_ORDER as u64 {
-        assert_eq!(rx.insert(1 + 2 * i, &[1], far), Ok(true));
+        assert_eq!(rx.insert(1 + 2 * i, &[1], far, false), Ok(true));
     }
-    assert_eq!(rx.insert(1 + 2 * MAX_OUT_OF_ORDER as u64, &[1], far), Ok(false), "one more is not kept");
+    assert_eq!(
+        rx.insert(1 + 2 * MAX_OUT_OF_ORDER as u64, &[1], far, false),
+        Ok(false),
+        "one more is not kept"
+    );
     // What is in order is taken all the same.
-    assert_eq!(rx.insert(0, &[0], far), Ok(true));
+    assert_eq!(rx.insert(0, &[0], far, false), Ok(true));
     assert_eq!(rx.ready(), [0, 1]);
 }
 
@@ -151,7 +155,27 @@ fn overlaps_do_not_multiply_memory() {
     let mut rx = ControlReceiver::default();
     let credit = 128 * 1024;
     for i in 1..8000u64 {
-        let _ = rx.insert(i, &[1; 60_000], credit);
+        let _ = rx.insert(i, &[1; 60_000], credit, false);
     }
     assert!(rx.held_bytes() as u64 <= 2 * credit, "{} bytes held", rx.held_bytes());
+}
+
+/// Where memory is short little is kept, but the next message always comes through.
+#[test]
+fn short_memory_keeps_little_and_never_the_next_message_out() {
+    let mut rx = ControlReceiver::default();
+    let credit = 4 << 20;
+    for i in 0..100u64 {
+        let _ = rx.insert(1 + i * 10_000, &[1; 10_000], credit, true);
+    }
+    assert!(rx.held_bytes() <= 128 * 1024, "{} bytes held", rx.held_bytes());
+    assert_eq!(rx.insert(0, &[1], credit, true), Ok(true), "what closes the gap is kept");
+    let mut at = rx.ready().len() as u64;
+    while rx.insert(at, &[1; 10_000], credit, true) == Ok(true) {
+        at += 10_000;
+    }
+    assert!(rx.ready().len() > 64 * 1024 && rx.held_bytes() <= 300 * 1024, "{}", rx.held_bytes());
+    rx.consume(rx.ready().len());
+    assert_eq!(rx.insert(at, &[1; 10_000], credit, true), Ok(true), "as soon as it was read");
+    assert_eq!(rx.insert(at + 50_000, &[1; 10_000], credit, true), Ok(true));
 }

@@ -2,7 +2,7 @@
 //! Owns: nothing beyond `Receiver`.
 //! Implements: docs/PROTOCOL.md, "Segments", "Chunks".
 
-use super::{Accept, Assembly, Early, MAX_EARLY_BYTES, MAX_OPEN_CHUNKS, OVERHEAD_BYTES, Receiver};
+use super::{Accept, Assembly, Early, MAX_EARLY_BYTES, MAX_JOBS, MAX_OPEN_CHUNKS, OVERHEAD_BYTES, Receiver};
 use crate::arq::rangeset::RangeSet;
 use crate::transfer::job::{FileId, Job, StoreError, StoreErrorKind};
 use crate::transfer::sender::MAX_UNRESOLVED;
@@ -15,8 +15,6 @@ use bytes::Bytes;
 const WRITE_JOIN_BYTES: usize = 256 * 1024;
 /// A join grows by so much at a time.
 const WRITE_STEP_BYTES: usize = 32 * 1024;
-/// Jobs of one session that wait for the store: scattered segments make one each.
-const MAX_JOBS: usize = 8192;
 /// Most gaps in one chunk in assembly; one of 4 MiB in segments of 1,200 bytes has fewer.
 const MAX_CHUNK_GAPS: usize = 4096;
 /// Most gaps in all chunks in assembly of a session together; a window of 80,000 packets at 30 % loss has some 16,000.
@@ -81,10 +79,12 @@ impl Receiver {
         if s.chunk >= e.chunk_count() {
             return Accept::Violation("a segment beyond the end of its file");
         }
-        if e.stored.contains(s.chunk)
-            || e.finishing.contains_key(&s.chunk)
-            || e.wanted_generation.get(&s.chunk).is_some_and(|g| s.generation < *g)
-        {
+        let wanted = e.wanted_generation.get(&s.chunk).copied().unwrap_or(0);
+        // Each generation has the chunk's memory cleared, so nobody but this side begins one.
+        if s.generation > wanted {
+            return Accept::Violation("a chunk sent again that was not asked for");
+        }
+        if e.stored.contains(s.chunk) || e.finishing.contains_key(&s.chunk) || s.generation < wanted {
             return Accept::Yes;
         }
         let plain = e.plain_bytes(s.chunk);
@@ -101,10 +101,12 @@ impl Receiver {
             self.refuse_stream(file);
             return Accept::Yes;
         }
-        if s.encoded.is_none() && self.jobs.len() >= MAX_JOBS {
+        let reserve = s.encoded.map_or(0, |(_, n)| u64::from(n));
+        if self.jobs.len() >= MAX_JOBS
+            || s.encoded.is_some() && is_behind(self.queued_bytes, self.budget_bytes, reserve)
+        {
             return Accept::NotNow;
         }
-        let reserve = s.encoded.map_or(0, |(_, n)| u64::from(n));
         let known = e.open.get(&s.chunk);
         if known.is_none_or(|a| a.generation < s.generation) {
             let held = known.map_or(0, |a| a.data.len() as u64);
@@ -112,6 +114,9 @@ impl Receiver {
                 return Accept::NotNow;
             }
             let others = self.reserved_bytes - held;
+            if reserve > 0 && self.progress.barred {
+                return Accept::NotNow;
+            }
             if others > 0 && others + reserve > self.budget_bytes || reserve > held + self.assembly_left {
                 return Accept::NotNow;
             }
@@ -158,7 +163,10 @@ impl Receiver {
         let new_bytes = a.received.insert(range.clone());
         self.gaps = self.gaps + a.received.range_count() - gaps_before;
         let (fresh, raw) = (new_bytes > 0, s.encoded.is_none());
-        self.assembled_bytes += if raw { 0 } else { new_bytes };
+        if !raw {
+            self.assembled_bytes += new_bytes;
+            self.progress.bytes += new_bytes;
+        }
         if fresh && !raw {
             a.data[range.start as usize..range.end as usize].copy_from_slice(s.data);
         }
@@ -196,6 +204,8 @@ impl Receiver {
                 self.reserved_bytes -= u64::from(bytes);
                 self.assembled_bytes -= u64::from(bytes);
                 self.queued_bytes += u64::from(bytes);
+                self.queued_encoded_bytes += u64::from(bytes);
+                self.progress.on_whole();
                 self.jobs.push_back(Job::WriteEncoded {
                     file,
                     chunk,
@@ -256,4 +266,10 @@ impl Receiver {
             self.jobs.push_back(Job::Write { file, offset, data: Bytes::from(data) });
         }
     }
+}
+
+/// Whether the store has more to work on than an honest sender can have in flight: twice the budget. Beside an encoded chunk
+/// of `another` bytes one more of its size may always wait there, so that the disk works while the next one comes.
+pub(super) fn is_behind(queued_bytes: u64, budget_bytes: u64, another: u64) -> bool {
+    queued_bytes > (2 * budget_bytes).max(another)
 }

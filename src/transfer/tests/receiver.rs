@@ -67,7 +67,9 @@ fn segments_that_contradict_the_manifest() {
     assert_eq!(r.on_segment(&lz4(2000, 10, None)), Accept::Yes);
     assert!(matches!(r.on_segment(&raw(0, 10, &d[..10], None)), Accept::Violation(_)));
     assert!(matches!(r.on_segment(&lz4(1999, 10, None)), Accept::Violation(_)));
-    assert_eq!(r.on_segment(&Segment { generation: 1, ..raw(0, 10, &d[..10], None) }), Accept::Yes);
+    // And that is begun only when it was asked for.
+    let unasked = r.on_segment(&Segment { generation: 1, ..lz4(2000, 10, None) });
+    assert!(matches!(unasked, Accept::Violation(_)), "{unasked:?}");
 }
 
 #[test]
@@ -207,7 +209,13 @@ fn assembly_keeps_to_the_budget() {
     announce(&mut r, entry(0, 1 << 30, 1 << 20)).expect("in order");
     assert_eq!(r.on_segment(&lz4(0, 1_000_000, &[0; 1000])), Accept::Yes);
     assert_eq!(r.window_bytes(), 999_000);
-    // A new generation takes the place of the old one.
+    // When it came wrong, the next generation is awaited.
+    let rest = vec![0; 999_000];
+    let last = Segment { offset: 1000, crc32: Some(1), ..lz4(0, 1_000_000, &rest) };
+    assert_eq!(r.on_segment(&last), Accept::Yes);
+    assert_eq!((r.used_bytes(), r.reserved_bytes()), (1_000_000, 1_000_000), "until the store has it");
+    r.handle_done(Done::ChunkStored { file: FileId(0), chunk: 0, ok: false });
+    assert_eq!((r.used_bytes(), r.reserved_bytes()), (0, 0));
     assert_eq!(r.on_segment(&Segment { generation: 1, ..lz4(0, 900_000, &[0; 500]) }), Accept::Yes);
     assert_eq!((r.used_bytes(), r.window_bytes()), (900_000, 899_500));
     assert_eq!(r.on_segment(&lz4(0, 1_000_000, &[0; 1000])), Accept::Yes, "late, and ignored");
@@ -296,4 +304,38 @@ fn what_is_there_already_is_told_and_its_assembly_dropped() {
     let refused = StoreError { kind: StoreErrorKind::Exists, message: "there".into() };
     r.handle_done(Done::Committed { file: FileId(0), result: Err(refused) });
     assert_eq!((r.used_bytes(), r.window_bytes(), r.open_entries()), (0, 100_000, 0));
+}
+
+/// Chunks of which next to nothing comes are given up when room is short, and their session waits.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "only as an origin: the test adds to it")]
+fn assembly_that_stalls_gives_way_when_room_is_short() {
+    let start = std::time::Instant::now();
+    let at = |secs| start + std::time::Duration::from_secs(secs);
+    let mut r = Receiver::new(8 << 20);
+    announce(&mut r, entry(0, 1 << 30, 1 << 20)).expect("in order");
+    assert_eq!(r.on_segment(&lz4(0, 1 << 20, &[0; 1])), Accept::Yes);
+    assert_eq!(r.on_segment(&raw(1, 0, &[0; 10], None)), Accept::Yes);
+    for secs in [0, 3, 6] {
+        r.give_up_stalled(at(secs));
+    }
+    assert_eq!(r.reserved_bytes(), 1 << 20, "there is room for all");
+    r.set_assembly_left(8 << 20, true);
+    r.give_up_stalled(at(7));
+    assert_eq!((r.reserved_bytes(), r.used_bytes()), (0, 10));
+    assert!(matches!(r.poll_message(), Some(Message::Resend { chunk: 0, .. })));
+    assert!(r.poll_message().is_none(), "raw chunks are not in memory");
+    let again = Segment { generation: 1, ..lz4(0, 1 << 20, &[0; 1]) };
+    assert_eq!(r.on_segment(&again), Accept::NotNow, "others first");
+    r.give_up_stalled(at(12));
+    assert_eq!(r.on_segment(&again), Accept::Yes);
+    // Who goes on keeps its room.
+    for secs in 12..40u64 {
+        r.give_up_stalled(at(secs));
+        let n = 1 + (secs as u32 - 12) * 20_000;
+        let more = Segment { generation: 1, offset: n, ..lz4(0, 1 << 20, &[0; 20_000]) };
+        assert_eq!(r.on_segment(&more), Accept::Yes);
+    }
+    assert_eq!(r.reserved_bytes(), 1 << 20);
+    assert!(r.poll_message().is_none());
 }
