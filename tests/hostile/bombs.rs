@@ -4,7 +4,7 @@
 use crate::support::*;
 use crate::{ALLOCATOR, alone};
 use fulmar::session::refusal::Refusal;
-use fulmar::transfer::job::{ChunkCodec, FileId};
+use fulmar::transfer::job::{ChunkCodec, FileId, StoreError, StoreErrorKind};
 use fulmar::wire::frame::{Frame, Segment};
 use fulmar::wire::message::Message;
 use std::fs::File;
@@ -183,13 +183,14 @@ fn decompression_bombs_do_not_go_off() {
 #[test]
 fn a_manifest_without_end_is_stopped() {
     let _alone = alone();
-    // The disk hangs, so nothing is ever answered. Short names: the window of entries; long ones: the credit.
-    for (name_bytes, why) in [(10, Refusal::OutOfPlace), (4000, Refusal::Credit)] {
+    // The disk hangs, so nothing is ever answered, and no more is read: of short names because of the jobs that wait, of long
+    // ones because of their bytes. Who goes on all the same is beyond the credit.
+    for name_bytes in [10, 4000] {
         let dir = tempfile::tempdir().expect("made");
         let (mut node, mut peer) = putting(dir.path());
         node.hung = true;
         within(48 * MIB, || {
-            for first in (0..60_000u64).step_by(200) {
+            for first in (0..120_000u64).step_by(200) {
                 let long = "n".repeat(200);
                 let name = |n: u64| {
                     let mut path = format!("{n:09}");
@@ -207,7 +208,8 @@ fn a_manifest_without_end_is_stopped() {
             }
             node.pass(ms(100));
         });
-        assert!(node.closed().is_some() && node.refused(why) == 1, "{}", node.endpoint.refusals());
+        assert!(node.closed().is_some(), "{name_bytes}: {}", node.endpoint.refusals());
+        assert_eq!(node.refused(Refusal::Credit), 1, "{}", node.endpoint.refusals());
     }
 }
 
@@ -431,4 +433,192 @@ fn other_frames_in_masses_do_nothing() {
     let answered = node.sent_bytes - before;
     assert!(answered < 100_000, "{answered} bytes for 300 packets");
     assert_eq!(node.closed(), None);
+}
+
+/// Encoded chunks that are whole wait for a disk that hangs: they are bounded like those in assembly.
+#[test]
+fn encoded_chunks_do_not_pile_up_before_a_slow_disk() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("made");
+    let mut node = Node::server_with(dir.path(), |c| c.receive_budget_bytes = 2 << 20);
+    let mut peer = Peer::join(&mut node, 1, peer_addr());
+    peer.remember = false;
+    peer.say(&mut node, &[put(), streamed(0, b"f", 400 << 20, 4 << 20)]);
+    node.pass(ms(10));
+    node.hung = true;
+    let piece = vec![7u8; 32 * 1024];
+    within(16 * MIB, || {
+        for chunk in 0..60 {
+            for i in 0..32u32 {
+                let segment = Segment {
+                    encoded: Some((ChunkCodec::Zstd, 1 << 20)),
+                    crc32: (i == 31).then_some(0),
+                    ..raw(0, chunk, i * 32 * 1024, &piece)
+                };
+                peer.segment(&mut node, segment);
+                node.out.clear();
+            }
+        }
+    });
+    assert!(node.refused(Refusal::NoRoom) > 1000, "{}", node.endpoint.refusals());
+    assert_eq!(node.closed(), None);
+}
+
+/// Entries that are given up at once are settled, but their jobs, with contents, still wait for the disk.
+#[test]
+fn entries_that_are_given_up_do_not_pile_up_before_a_slow_disk() {
+    let _alone = alone();
+    for contents in [0, 16_000] {
+        let dir = tempfile::tempdir().expect("made");
+        let mut node = Node::server_with(dir.path(), |c| c.receive_budget_bytes = 1 << 20);
+        let mut peer = Peer::join(&mut node, 1, peer_addr());
+        peer.remember = false;
+        peer.say(&mut node, &[put()]);
+        node.hung = true;
+        let data = vec![7u8; contents];
+        within(10 * MIB, || {
+            for n in 0..40_000 {
+                let error = StoreError { kind: StoreErrorKind::Io, message: String::new() };
+                let name = format!("e{n}");
+                let first = if contents > 0 {
+                    inline(n, name.as_bytes(), &data)
+                } else {
+                    streamed(n, name.as_bytes(), 1 << 20, 1024)
+                };
+                peer.say(&mut node, &[first, Message::Abandon { file: FileId(n), error }]);
+                node.out.clear();
+                if node.closed().is_some() {
+                    break;
+                }
+            }
+            node.pass(ms(100));
+        });
+        assert_eq!(node.refused(Refusal::Credit), 1, "no more is read: {}", node.endpoint.refusals());
+    }
+}
+
+/// A stretch of the control stream becomes readable at once when its first byte comes last: others have turns meanwhile.
+#[test]
+fn floods_of_messages_are_worked_through_in_turns() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("made");
+    let (mut node, mut peer) = serving(dir.path(), 1 << 30);
+    node.pass(ms(100));
+    let (mut out, mut scratch) = (Vec::new(), Vec::new());
+    for n in 0..150_000u64 {
+        let first = (1 << 19) + n % 1000;
+        let have = Message::Have { file: FileId(0), ranges: [first..first + 1].to_vec() };
+        have.encode(&mut out, &mut scratch);
+    }
+    // What follows them ends the session, so that it shows when it is read.
+    Message::Resend { file: FileId(7), chunk: 0 }.encode(&mut out, &mut scratch);
+    peer.say_behind_a_gap(&mut node, &out);
+    assert_eq!(node.closed(), None, "everything was read in one turn");
+    peer.send(&mut node, &[Frame::Ping]);
+    assert_eq!(node.closed(), None, "nor do other datagrams hurry it");
+    node.pass(ms(100));
+    node.expect_violation("unknown file", Refusal::OutOfPlace);
+}
+
+/// Nothing is read for sessions that ask for files and let nothing come.
+#[test]
+fn sessions_without_a_window_hold_little() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("made");
+    File::create(dir.path().join("f")).and_then(|f| f.set_len(1 << 30)).expect("made");
+    let mut node = Node::server_with(dir.path(), |c| c.send_budget_bytes = 4 << 20);
+    let mut peers: Vec<Peer> = Vec::new();
+    within(12 * MIB, || {
+        for n in 1..=8u8 {
+            let mut peer = Peer::join(&mut node, n, addr(n, 999));
+            peer.remember = false;
+            peer.send(&mut node, &[Frame::Ping]);
+            node.pass(ms(100));
+            peer.read(&mut node);
+            let largest = peer.numbers.iter().copied().max().expect("packets");
+            peer.send_raw(&mut node, &feedback_with_window(largest, &[1], 0));
+            peer.say(&mut node, &[Message::Request { client_id: String::new(), request: get(b"f") }]);
+            peers.push(peer);
+            for _ in 0..3 {
+                node.pass(ms(1000));
+                node.out.clear();
+                peers.iter_mut().for_each(|p| p.send(&mut node, &[Frame::Ping]));
+            }
+        }
+    });
+    assert_eq!((node.endpoint.session_count(), node.closed()), (8, None));
+}
+
+/// Control streams that cannot be read, since their beginning is missing, are bounded over all sessions.
+#[test]
+fn control_streams_with_a_gap_hold_little_together() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("made");
+    let mut node = Node::server_with(dir.path(), |c| c.receive_budget_bytes = 2 << 20);
+    let mut peers: Vec<Peer> = (1..=24).map(|n| Peer::join(&mut node, n, addr(n, 999))).collect();
+    within(10 * MIB, || {
+        for peer in &mut peers {
+            peer.remember = false;
+            for i in 0..30u64 {
+                let piece = Frame::Control { offset: 1 + i * 30_000, data: &[2; 30_000] };
+                peer.send(&mut node, &[piece]);
+                node.out.clear();
+            }
+        }
+    });
+    assert!(node.refused(Refusal::NoRoom) > 100, "{}", node.endpoint.refusals());
+    assert_eq!(node.closed(), None);
+}
+
+/// Sessions that begin encoded chunks and do not go on keep nobody else's out for long.
+#[test]
+fn chunks_that_do_not_come_keep_no_others_out() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("made");
+    let mut node = Node::server_with(dir.path(), |c| c.receive_budget_bytes = 2 << 20);
+    let mut peers: Vec<Peer> = (1..=9).map(|n| Peer::join(&mut node, n, addr(n, 999))).collect();
+    let encoded = |n, ends, data| Segment {
+        encoded: Some((ChunkCodec::Lz4, n)),
+        crc32: if ends { Some(0) } else { None },
+        ..raw(0, 0, 0, data)
+    };
+    for (n, peer) in peers.iter_mut().enumerate() {
+        peer.remember = false;
+        peer.say(&mut node, &[put(), streamed(0, format!("f{n}").as_bytes(), 4 << 20, 4 << 20)]);
+        node.pass(ms(10));
+        if n < 8 {
+            peer.segment(&mut node, encoded(4 << 20, false, b"x"));
+        }
+    }
+    let honest = 8;
+    let mut waited = 0;
+    loop {
+        let before = node.refused(Refusal::NoRoom);
+        peers[honest].segment(&mut node, encoded(100_000, false, &[1; 1000]));
+        if node.refused(Refusal::NoRoom) == before {
+            break;
+        }
+        waited += 1;
+        assert!(waited < 10, "no room after {waited} s: {}", node.endpoint.refusals());
+        node.pass(ms(1000));
+        node.out.clear();
+        peers.iter_mut().for_each(|p| p.send(&mut node, &[Frame::Ping]));
+    }
+    assert_eq!(node.closed(), None);
+}
+
+/// Each generation of a chunk clears its memory: only one that was asked for begins.
+#[test]
+fn generations_that_nobody_asked_for_are_refused() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("made");
+    let (mut node, mut peer) = putting(dir.path());
+    peer.say(&mut node, &[streamed(0, b"f", 4 << 20, 4 << 20)]);
+    node.pass(ms(10));
+    for generation in 0..2 {
+        let encoded = Some((ChunkCodec::Lz4, 4 << 20));
+        peer.segment(&mut node, Segment { generation, encoded, ..raw(0, 0, 0, b"x") });
+    }
+    node.pass(ms(100));
+    node.expect_violation("not asked for", Refusal::Segment);
 }

@@ -307,6 +307,37 @@ fn a_forged_reply_does_not_spoil_the_attempt() {
     }
 }
 
+/// That the server lacks a feature counts only when the server has said it.
+#[test]
+fn a_forged_reply_does_not_make_the_server_an_old_one() {
+    let _together = together();
+    let dir = tempfile::tempdir().expect("made");
+    let server_dir = tempfile::tempdir().expect("made");
+    std::fs::write(server_dir.path().join("f"), vec![b'x'; 50_000]).expect("written");
+    let mut node = Node::client(dir.path());
+    let compress = fulmar::transfer::job::Compression::Zstd(3);
+    node.connect(Request::Get { paths: vec![b"f".to_vec()], compress, chunk_size: 65_536 }, Vec::new());
+    let mut server = Node::server(server_dir.path());
+    server.now = node.now;
+    let (_, hello) = node.out.remove(0);
+    let reply = ask(&mut server, addr(1, 1), &hello).remove(0).1;
+    let mut forged = answer(&hello, &Secret::Key(b"another".to_vec().into()), Cid([9; 8]), 9).1;
+    forged.params.features = 0;
+    node.give(peer_addr(), &forged.encode());
+    relay(&mut node, &mut server, 5);
+    node.give(peer_addr(), &reply);
+    for _ in 0..300 {
+        relay(&mut node, &mut server, 10);
+    }
+    let asked = server.events.iter().find_map(|e| match e {
+        Event::Requested(Request::Get { compress, .. }) => Some(*compress),
+        _ => None,
+    });
+    assert_eq!(asked, Some(compress), "the server understands it: {}", node.endpoint.refusals());
+    assert_eq!(node.closed(), Some(&CloseReason::Done));
+    assert_eq!(std::fs::read(dir.path().join("f")).expect("fetched"), vec![b'x'; 50_000]);
+}
+
 /// Both ways, with some time in between.
 fn relay(client: &mut Node, server: &mut Node, after_ms: u64) {
     for (_, d) in std::mem::take(&mut client.out) {

@@ -375,6 +375,14 @@ impl Peer {
         }
     }
 
+    /// The same, but the first byte comes last: all becomes readable with one datagram.
+    pub(crate) fn say_behind_a_gap(&mut self, node: &mut Node, bytes: &[u8]) {
+        let start = self.control_offset;
+        self.control_offset += 1;
+        self.say_raw(node, &bytes[1..]);
+        self.send(node, &[Frame::Control { offset: start, data: &bytes[..1] }]);
+    }
+
     pub(crate) fn segment(&mut self, node: &mut Node, segment: Segment<'_>) {
         self.send(node, &[Frame::Segment(segment)]);
     }
@@ -498,8 +506,13 @@ pub(crate) fn raw_entry(file: u64, path: &[u8], data: &[u8]) -> Vec<u8> {
 
 /// A FEEDBACK frame: `largest`, then runs from there down, the first of them received.
 pub(crate) fn feedback(largest: u64, runs: &[u64]) -> Vec<u8> {
+    feedback_with_window(largest, runs, 1 << 30)
+}
+
+/// The same, with the receive window given.
+pub(crate) fn feedback_with_window(largest: u64, runs: &[u64], window: u64) -> Vec<u8> {
     let mut out = vec![3];
-    for v in [largest, 1, 0, 1 << 20, 0, 1 << 30, 1 << 20] {
+    for v in [largest, 1, 0, 1 << 20, 0, window, 1 << 20] {
         put_varint(&mut out, v);
     }
     out.push(1);
