@@ -40,7 +40,7 @@ has() { command -v "$1" > /dev/null 2>&1; }
 
 check_scripts() {
     local script
-    for script in ci.sh .ci/run packaging/*.sh packaging/homebrew/*.sh netem-scripts/*.sh; do
+    for script in ci.sh .ci/run packaging/*.sh packaging/homebrew/*.sh netem-scripts/*.sh docs/*.sh tests/*.sh tests/soak/*.sh; do
         if [ -e "$script" ]; then bash -n "$script" || bad "$script does not parse"; fi
     done
     for script in packaging/debian/postinst packaging/debian/postrm; do

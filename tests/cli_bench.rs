@@ -68,7 +68,7 @@ fn every_form_holds_the_same_figures_and_the_page_stands_alone() {
     assert!(lines.iter().all(|line| line.len() == lines[0].len()));
     assert_eq!(lines[1][column], sweep["points"][0]["runs"][0]["goodput_bits_per_sec"].to_string());
     let page = std::fs::read_to_string(dir.path().join("r.html")).expect("written");
-    assert_eq!(page.matches("<svg ").count(), 3);
+    assert_eq!(page.matches("<svg ").count(), 6, "three plots, for two widths");
     assert!(!page.contains("//") && !page.contains("<script") && !page.contains("src="));
 
     // A saved object gives the same page, and several sweeps one page.
@@ -90,7 +90,8 @@ fn records(path: &Path, name: &str) -> Vec<Value> {
 #[test]
 fn a_trace_holds_each_simulated_upload_under_its_value() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let arguments = ["bench", "window", "--values", "64KiB,1MiB", "--rate", "20mbit", "--seconds", "2", "--json"];
+    let arguments =
+        ["bench", "window", "--values", "64KiB,1MiB", "--rate", "20mbit", "--seconds", "2", "--json"];
     let plain = json(&fulmar(dir.path(), &arguments));
     let sweep = json(&fulmar(dir.path(), &[&arguments[..], &["--trace", "t.sqlog"]].concat()));
     assert_eq!(plain, sweep, "a trace changes nothing");

@@ -86,7 +86,8 @@ fn sweep(kind: Kind, args: &SweepArgs) -> Result<u8, Failure> {
                 None => simulate::upload(&plan, setting, seed, bytes, part.map(|part| (part, virtual_time))),
                 Some(uplink) => uplink.upload(setting, seed, bytes, part)?,
             });
-            virtual_time += point.runs.last().map_or(Duration::ZERO, |run| Duration::from_secs_f64(run.elapsed_s));
+            virtual_time +=
+                point.runs.last().map_or(Duration::ZERO, |run| Duration::from_secs_f64(run.elapsed_s));
             if uplink.as_ref().and_then(Uplink::interrupted).is_some() {
                 break;
             }
