@@ -12,7 +12,7 @@
 #     --loss P        percent, both ways (2)
 #     --files N       in the tree (2000), in directories of 50
 #     --kib N         mean size of a file (56)
-#     --tools LIST    which, of fulmar,scp,rsync,qcp (all of them)
+#     --tools LIST    which, of fulmar,scp,rsync,qcp,qcp-bbr (all of them)
 #     --timeout S     for one copy; what has not ended then is "not done" (120)
 #     --starts N      how often the start is measured; 0: not at all (7)
 #     --seed N        of the link (1)
@@ -22,7 +22,7 @@
 set -euo pipefail
 
 fulmar=target/release/fulmar linkem=linkem rate=200mbit rtt=100 loss=2 files=2000 kib=56
-tools=fulmar,scp,rsync,qcp timeout=120 starts=7 seed=1 dir=""
+tools=fulmar,scp,rsync,qcp,qcp-bbr timeout=120 starts=7 seed=1 dir=""
 while [ $# -gt 0 ]; do
   case $1 in
     --fulmar) fulmar=$2 ;;
@@ -138,15 +138,17 @@ make_tree() {
 
 # copy TOOL FROM TO
 copy() {
-  local bytes
+  local bytes congestion=cubic
+  [ "$1" != qcp-bbr ] || congestion=bbr
   case $1 in
     fulmar) near timeout "$timeout" "$fulmar" cp -F "$dir/ssh_config" -q -r "$2" "$3" ;;
     scp) near timeout "$timeout" scp -F "$dir/ssh_config" -q -r "$2" "$3" ;;
     rsync) near timeout "$timeout" rsync -a -e "ssh -F $dir/ssh_config" "$2" "$3" ;;
-    qcp)
-      # It is told what it asks for: rates in bytes per second, the round trip, and several files at once.
+    qcp*)
+      # With --congestion cubic, its default, or bbr. It is told what it asks for: rates in bytes per second, the round trip, and several files at once.
       bytes=$(awk -v r="${rate%bit}" 'BEGIN { u = substr(r, length(r)); print int(r * (u == "g" ? 1e9 : u == "m" ? 1e6 : 1e3) / 8) }')
-      near timeout "$timeout" qcp -q -r -j 8 --rx "$bytes" --tx "$bytes" --rtt "${rtt%.*}" --ssh-config "$dir/ssh_config" \
+      near timeout "$timeout" qcp -q -r -j 8 --rx "$bytes" --tx "$bytes" --rtt "${rtt%.*}" \
+        --congestion "$congestion" --ssh-config "$dir/ssh_config" \
         -S -F -S "$dir/ssh_config" "$2" "$3" ;;
   esac > "$dir/out" 2>&1 < /dev/null
 }
@@ -173,7 +175,7 @@ race() {
   local tool there back first_there="" first_back=""
   printf '\n%-8s  %-34s  %s\n' tool "there" "and back"
   for tool in ${tools//,/ }; do
-    if [ "$tool" != fulmar ] && ! command -v "$tool" > /dev/null; then
+    if [ "$tool" != fulmar ] && ! command -v "${tool%-bbr}" > /dev/null; then
       printf '%-8s  not installed\n' "$tool"
       continue
     fi
@@ -236,6 +238,7 @@ first_byte() {
 
 blocked() {
   local start status=0 took
+  mkdir -p "$dir/far"
   up
   ip netns exec "$name-b" nft -f - << 'END'
 table inet race {
@@ -257,7 +260,7 @@ END
     < /dev/null || bad "--fallback ssh fails"
   took=$(seconds "$start" "$(now)")
   printf '%s\n' "--fallback ssh: one directory of the tree after $took s"
-  sed 's/^/  /' "$dir/out"
+  head -n 6 "$dir/out" | sed 's/^/  /'
   diff -r "$dir/tree/d0" "$dir/far/d0" > /dev/null || bad "what --fallback ssh has copied differs"
 }
 
