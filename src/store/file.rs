@@ -13,7 +13,6 @@ use super::neighbours::Neighbours;
 use super::partial::TempNames;
 use super::quota::Quota;
 use super::scratch::Scratch;
-use super::sink::Sink;
 use super::source::{OpenSources, Source};
 use super::standing::Standing;
 use super::sweep::Sweep;
@@ -26,6 +25,7 @@ use crate::transfer::job::{Done, FileId, Job, Meta, StoreError};
 use crate::transfer::sync::SyncOptions;
 use delete::Removal;
 use offers::Comparison;
+use sinks::Sinks;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -37,6 +37,7 @@ mod delete;
 mod finish;
 mod offers;
 mod room;
+mod sinks;
 mod sources;
 mod yielding;
 
@@ -98,8 +99,7 @@ struct SessionState {
     walk: Walk,
     sources: BTreeMap<FileId, Source>,
     target: Option<Target>,
-    sinks: BTreeMap<FileId, Sink>,
-    waiting: Vec<WaitingEnd>,
+    sinks: Sinks,
     /// An earlier session of the same request may have brought files already.
     continued: bool,
     /// Such files, until their digest comes.
@@ -265,7 +265,7 @@ impl Store for FileStore {
                 });
             }
             Job::SetSize { file, bytes } => {
-                if let Some(sink) = self.session(session).sinks.get_mut(&file) {
+                if let Some(sink) = self.session(session).sinks.get_mut(file) {
                     sink.set_size(bytes);
                 }
             }
@@ -275,6 +275,7 @@ impl Store for FileStore {
             Job::RemoveScratch(path) => self.remove_scratch(&path),
             Job::EndSession => self.end_session(session),
         }
+        self.batch.note_job();
         if self.batch.is_full() {
             self.batch.flush(true, done);
         }

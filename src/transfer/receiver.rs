@@ -381,8 +381,10 @@ impl Receiver {
         if self.streamed > 2 * MAX_STREAMED {
             return Err("more open files than the window allows");
         }
-        // A chunked file waits for more messages, so it must not count against the budget that holds them up.
-        let inline_bytes = if chunked { 0 } else { begin_bytes(&e) };
+        // A chunked file waits for more messages, and so does the end of a directory with such files: they must not count
+        // against the budget that holds messages up.
+        let waits = chunked || e.kind == EntryKind::DirEnd;
+        let inline_bytes = if waits { 0 } else { begin_bytes(&e) };
         self.inline_bytes += inline_bytes;
         let open_ended = e.size == UNKNOWN_SIZE;
         if e.kind == EntryKind::File && !open_ended {
