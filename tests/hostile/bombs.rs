@@ -507,7 +507,7 @@ fn floods_of_messages_are_worked_through_in_turns() {
     let (mut out, mut scratch) = (Vec::new(), Vec::new());
     for n in 0..150_000u64 {
         let first = (1 << 19) + n % 1000;
-        let have = Message::Have { file: FileId(0), ranges: [first..first + 1].to_vec() };
+        let have = Message::Have { file: FileId(0), ranges: std::iter::once(first..first + 1).collect() };
         have.encode(&mut out, &mut scratch);
     }
     // What follows them ends the session, so that it shows when it is read.

@@ -128,6 +128,8 @@ fn files_that_wait_for_their_digest_do_not_stop_the_control_stream() {
     for i in 1..4000 {
         let end = BeginEntry { kind: EntryKind::DirEnd, path: vec![b'd'; 200], ..entry(i, 0, 0) };
         announce(&mut r, end).expect("within the window");
+        // The store has it, and waits.
+        jobs(&mut r);
     }
     assert!(!r.is_congested() && r.window_bytes() > 0);
     // Inline contents do stop it, until the store has them.

@@ -235,7 +235,8 @@ fn messages_about_chunks_cost_the_same_however_many_are_held() {
     let file = FileId(0);
     for n in 0..300_000u64 {
         let chunk = n % 500;
-        assert!(s.sender.handle_message(Message::Have { file, ranges: [chunk..chunk + 1].to_vec() }));
+        let ranges = std::iter::once(chunk..chunk + 1).collect();
+        assert!(s.sender.handle_message(Message::Have { file, ranges }));
         if n % 10 == 0 {
             assert!(s.sender.handle_message(Message::Resend { file, chunk: 1000 + n / 10 % 500 }));
         }
