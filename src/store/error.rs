@@ -110,10 +110,7 @@ pub(crate) fn from_io(path: &[u8], doing: &str, error: &io::Error) -> StoreError
                 true => "allow more open files (ulimit -n), or transfer fewer at once",
                 false => "check the disk and run the command again",
             };
-            return StoreError {
-                kind,
-                message: format!("{} {doing}: {cause}; {advice}", shown(path)),
-            };
+            return StoreError { kind, message: format!("{} {doing}: {cause}; {advice}", shown(path)) };
         }
     };
     StoreError { kind, message: format!("{} {doing}: {why}", shown(path)) }

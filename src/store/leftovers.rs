@@ -1,4 +1,4 @@
-//! Role: removes temporary files that a killed process has left where this one writes.
+//! Role: removes hidden files that a killed process has left where this one writes, and nobody would go on with.
 //! Owns: which directories were looked through.
 //! Implements: docs/PROTOCOL.md, "Files" (expiry).
 //!
@@ -7,8 +7,9 @@
 //! as long as they are there; whoever gets the exclusive one knows that those there are nobody's.
 
 use super::jail::DirHandle;
-use super::names::{HIDDEN_PREFIX, TEMP_SUFFIX};
+use super::names::{HIDDEN_PREFIX, JOURNAL_SUFFIX, PARTIAL_SUFFIX, TEMP_SUFFIX};
 use std::collections::HashSet;
+use std::io::ErrorKind;
 
 /// Most directories that are looked through, and most entries of one: some 50 ms. What is beyond waits for another run.
 const MAX_DIRS: usize = 65_536;
@@ -37,17 +38,23 @@ impl Leftovers {
     }
 }
 
+/// Temporary files of others, and journals that lost their partial when that got its name.
 fn remove_stale(dir: &DirHandle, own: &[u8]) {
     let Ok(items) = dir.list() else { return };
-    let temporary = |name: &[u8]| {
-        name.starts_with(HIDDEN_PREFIX) && name.ends_with(TEMP_SUFFIX) && !name.starts_with(own)
-    };
     let names = items.take(MAX_ENTRIES).flatten().map(|(name, _)| name);
-    let stale: Vec<Vec<u8>> = names.filter(|name| temporary(name)).collect();
-    for name in &stale {
+    let hidden: Vec<Vec<u8>> = names.filter(|name| name.starts_with(HIDDEN_PREFIX)).collect();
+    let stale = |name: &[u8]| match name.strip_suffix(JOURNAL_SUFFIX) {
+        Some(stem) => {
+            dir.stat(&[stem, PARTIAL_SUFFIX].concat()).is_err_and(|e| e.kind() == ErrorKind::NotFound)
+        }
+        None => name.ends_with(TEMP_SUFFIX) && !name.starts_with(own),
+    };
+    let mut removed = 0;
+    for name in hidden.iter().filter(|name| stale(name)) {
         dir.unlink(name);
+        removed += 1;
     }
-    if !stale.is_empty() {
-        log::debug!("{} temporary files of a process that is no more were removed", stale.len());
+    if removed > 0 {
+        log::debug!("{removed} hidden files of a process that is no more were removed");
     }
 }

@@ -420,6 +420,8 @@ fn disk_fault(r: &mut impl Rng) -> DiskFault {
             DiskFaultKind::ShortWrite,
             DiskFaultKind::SyncError,
             DiskFaultKind::SyncError,
+            DiskFaultKind::DirSyncError,
+            DiskFaultKind::DirSyncError,
             DiskFaultKind::RenameError,
             DiskFaultKind::LookError,
             DiskFaultKind::RemoveError,

@@ -3,14 +3,14 @@
 //! Implements: docs/SIMULATION.md, "Crashes and faults".
 
 use super::model::{Causes, Model, Place, Version, is_never};
-use super::plan::{FileSpec, LinkFault, NodeId, Plan, Task, Way};
+use super::plan::{FileSpec, LinkFault, NodeId, Plan, Task, Way, What};
 use super::process::Process;
 use super::{Coverage, Outcome};
 use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig};
 use crate::impair::{Impairment, derive_seed};
 use crate::session::rival::Handover;
-use crate::sim::disk::SimDisk;
-use crate::store::names::join;
+use crate::sim::disk::{DiskFaultKind, SimDisk};
+use crate::store::names::{HIDDEN_PREFIX, SCRATCH_PREFIX, join, split_last};
 use crate::transfer::Request;
 use crate::transfer::confirmed::Confirmed;
 use crate::transfer::job::{Dest, Location, Meta, Overwrite, SourceRoot};
@@ -196,9 +196,12 @@ impl<'p> World<'p> {
     pub(super) fn make_source(&mut self, client: NodeId, task: &Task, file: &FileSpec) {
         let mut bytes = vec![0; file.bytes];
         if file.compressible {
-            for (n, line) in bytes.chunks_mut(40).enumerate() {
-                let text = format!("{n:>12} of some lines that say little {client}");
+            // Half of it is new: what flips there decodes as well as before.
+            for line in bytes.chunks_mut(40) {
+                let text = format!("................{client} of some lines that say little");
                 line.copy_from_slice(&text.as_bytes()[..line.len()]);
+                let fresh = line.len().min(16);
+                self.rng.fill_bytes(&mut line[..fresh]);
             }
         } else {
             self.rng.fill_bytes(&mut bytes);
@@ -488,6 +491,7 @@ impl<'p> World<'p> {
             }
         }
         self.check_quota()?;
+        self.check_leftovers()?;
         for i in 0..self.nodes.len() {
             self.nodes[i].disk.power_cut();
             self.nodes[i].process = None;
@@ -508,6 +512,31 @@ impl<'p> World<'p> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Nothing hidden is left beside files that are all done: what a killed client has left is gone with its next run. Excused
+    /// is what could not be removed or locked, and what a server that was killed has left, which it removes in time.
+    fn check_leftovers(&self) -> Result<(), String> {
+        for (i, node) in self.nodes.iter().enumerate() {
+            let cut = |what: &What| match what {
+                What::PowerCut { node, .. } => *node == i,
+                What::Disk { node, fault, .. } => *node == i && fault.kind == DiskFaultKind::PowerCut,
+                _ => false,
+            };
+            let excused = node.disk.counters().io_errors() > 0
+                || self.plan.quirks[i].no_locks
+                || i == 0 && node.runs > 1
+                || self.plan.faults.iter().any(|fault| cut(&fault.what))
+                || self.causes.iter().any(|c| c.dest_removed || c.rival);
+            let left = node.disk.files().into_iter().find(|path| {
+                let name = split_last(path).1;
+                name.starts_with(HIDDEN_PREFIX) && !path.starts_with(SCRATCH_PREFIX)
+            });
+            if let Some(path) = left.filter(|_| !excused) {
+                return Err(format!("node {i}: {} is left", String::from_utf8_lossy(&path)));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn outcome(mut self, result: Result<(), String>) -> Outcome {

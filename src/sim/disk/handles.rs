@@ -164,7 +164,7 @@ impl Handle {
 
     /// Syncs the inode, or everything. A handle is told of each failure since it was opened, once.
     fn sync(&self, everything: bool) -> io::Result<()> {
-        let (mut s, fault) = self.begin(Op::Sync)?;
+        let (mut s, fault) = self.begin(if self.is_dir { Op::SyncDir } else { Op::Sync })?;
         let which = if everything { s.all() } else { vec![self.ino] };
         if fault.is_some() {
             which.iter().for_each(|ino| s.fail_sync(*ino));
