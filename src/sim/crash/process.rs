@@ -156,11 +156,11 @@ impl World<'_> {
             p.queue.push_back((session, job));
             self.coverage.flips += u64::from(hit);
             // A chunk comes again; of what rides in its entry, only the digest can tell.
-            if hit
-                && inline
-                && let Some((client, _)) = self.run_of(i, session)
-            {
-                self.causes[client].rotten = true;
+            if hit && inline {
+                // What comes in a client's first flight belongs to a session that nobody has told of yet.
+                let client = self.run_of(i, session).map(|(client, _)| client);
+                let hit = |c: &usize| client.is_none_or(|client| client == *c);
+                (0..self.causes.len()).filter(hit).for_each(|c| self.causes[c].rotten = true);
             }
         }
         let idle = self.nodes[i].process.as_ref().is_some_and(|p| p.disk_at.is_none() && !p.queue.is_empty());
