@@ -9,6 +9,7 @@ use super::digest::Layout;
 use super::fs::Disk;
 use super::fs::real::RealDisk;
 use super::jail::{DirCache, DirHandle, Jail, Preserve};
+use super::leftovers::Leftovers;
 use super::neighbours::Neighbours;
 use super::partial::TempNames;
 use super::quota::Quota;
@@ -127,6 +128,7 @@ pub struct FileStore {
     dirs: DirCache,
     batch: Batch,
     sweep: Option<Sweep>,
+    leftovers: Leftovers,
     quota: Option<Quota>,
     neighbours: Option<Arc<Neighbours>>,
     next_target: u64,
@@ -173,6 +175,7 @@ impl FileStore {
             scratch: Scratch::new(nonce),
             temps,
             sweep,
+            leftovers: Leftovers::default(),
             quota,
             neighbours: None,
             sessions: BTreeMap::new(),

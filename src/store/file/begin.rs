@@ -144,6 +144,9 @@ impl FileStore {
                 self.dirs.parent(dest, above, &entry.path, Some(&mut touched))?
             }
         };
+        if entry.kind != EntryKind::Dir {
+            self.leftovers.tend(&dir, self.temps.prefix());
+        }
         match entry.kind {
             EntryKind::Dir => self.make_dir(session, dir, name, entry),
             EntryKind::Symlink => self.place_link(session, dir, name, entry),

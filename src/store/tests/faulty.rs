@@ -182,6 +182,34 @@ fn committed_all(done: &[(SessionKey, Done)]) -> Vec<bool> {
     committed(&only)
 }
 
+/// Its name has to be thought up anew by each run: nobody would come upon it again.
+#[test]
+fn temporary_files_of_a_killed_run_are_removed_by_the_next_one() {
+    for no_locks in [false, true] {
+        let disk = sim_disk(Quirks { no_locks, ..Quirks::default() });
+        let mut first = store(&disk);
+        run(&mut first, dest(Location::Jail(b"new".to_vec())));
+        let mut done = Vec::new();
+        first.run(KEY, small(1, b"a"), &mut done);
+        first.run(KEY, small(2, b"b"), &mut done);
+        assert!(done.is_empty(), "they wait for their sync");
+        disk.kill();
+        drop(first);
+        let hidden = |disk: &SimDisk| disk.files().iter().filter(|path| is_hidden(path)).count();
+        assert_eq!(hidden(&disk), 2);
+        let mut second = FileStore::over(disk.mount(), FileOptions::default(), [8; 8], Encoder::default());
+        run(&mut second, dest(Location::Jail(b"new".to_vec())));
+        assert_eq!(committed(&run(&mut second, small(1, b"a"))), [true]);
+        assert_eq!(committed(&run(&mut second, small(2, b"b"))), [true]);
+        // Without locks nobody knows whose they are: a server removes what is old.
+        assert_eq!(hidden(&disk), if no_locks { 2 } else { 0 });
+    }
+}
+
+fn is_hidden(path: &[u8]) -> bool {
+    crate::store::names::split_last(path).1.starts_with(b".fulmar-")
+}
+
 /// A batch of many drops the handles of small files, since it will be synced by file system; then a session takes its own
 /// out, and few are left, which have no handle.
 #[test]
