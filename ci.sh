@@ -123,6 +123,22 @@ else
     failed=$((failed + 1)) status=1
 fi
 
+step "netem: uploads and windows through the kernel's own bad links"
+# In user-mode-linux where this kernel has no netem; the binary is the one that the tests have built.
+code=0
+if linux.uml --version > /dev/null 2>&1 && command -v ethtool > /dev/null && command -v tc > /dev/null; then
+    timeout 400 netem-scripts/netem-matrix.sh --quick --uml --fulmar target/debug/fulmar --out target/netem || code=$?
+else
+    code=3
+fi
+case $code in
+    0) passed=$((passed + 1)) ;;
+    3) echo "SKIPPED: netem-scripts/netem-matrix.sh: needs user-mode-linux, iproute2 and ethtool" >> "$FULMAR_SKIP_LIST"
+        # What stands in the list is taken off below.
+        passed=$((passed + 1)) ;;
+    *) failed=$((failed + 1)) status=1 ;;
+esac
+
 if $long; then
     step "planted bugs are found"
     if tests/planted-bugs.sh; then passed=$((passed + 1)); else failed=$((failed + 1)) status=1; fi
