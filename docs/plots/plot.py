@@ -8,7 +8,7 @@ import json
 import math
 import sys
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 64, 16, 44, 48
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 64, 32, 44, 48
 COLOURS = ["a", "b", "c", "d"]
 STYLE = """
   .page{fill:#fff} .ink{fill:#1f242c} .soft{stroke:#6b7280} .grid{stroke:#d9dde3}

@@ -345,6 +345,7 @@ impl Sim {
             return;
         }
         let flow = &mut self.flows[i];
+        flow.pacer.set_most_late(flow.controller.catch_up());
         flow.pacer.set_rate(now, flow.controller.rate_bytes_per_sec(), flow.controller.burst_bytes());
         let mut count = 0;
         let burst = flow.controller.burst_bytes();
@@ -533,6 +534,7 @@ impl Sim {
             largest_sent_at: instant(largest_sent),
             // The receiver's clock has another origin and runs 50 ppm fast.
             largest_received_us: ((at * 1.000_05 + 7.0) * 1e6) as u64,
+            written_us: ((at * 1.000_05 + 7.0) * 1e6) as u64,
             received_bytes_total: len as u64 * u64::from(PAYLOAD),
             latest_rtt: latest,
             smoothed_rtt: Duration::from_secs_f64(flow.srtt),
