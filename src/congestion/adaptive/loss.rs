@@ -30,6 +30,12 @@ const DOUBT_RTTS: f64 = 20.0;
 const DOUBT_AFTER_RTTS: f64 = 4.0;
 /// Packets an experiment wants to see.
 const TRIAL_PACKETS: f64 = 400.0;
+/// Loss from which on it wants fewer, in proportion, and the least part: of 100 packets 30 are lost, or 15; that is three
+/// standard deviations.
+const TRIAL_PACKETS_LOSS: f64 = 0.075;
+const TRIAL_PART: f64 = 0.25;
+/// Packets by which loss that stayed is believed when an experiment is given up for want of more.
+const FEW_PACKETS: f64 = 32.0;
 /// Standard deviations by which the loss must fall to have been of our making.
 const SURE_DEVIATIONS: f64 = 3.5;
 /// An experiment that does not tell goes on up to so many times its packets, or RTTs.
@@ -209,24 +215,28 @@ impl LossModel {
     /// Ends the experiment, if the interval (of packets sent since it began) says enough.
     pub(super) fn judge(&mut self, now: f64, rtt: f64, interval: &Interval) -> Option<Verdict> {
         let trial = self.trial?;
+        let policed = (1.0 - trial.got_rate / interval.sent_rate).max(0.0);
+        let stayed = interval.loss > (trial.loss + policed) / 2.0;
         if now > trial.since + TRIAL_RTTS * rtt + 1.0 {
             // Too little was sent to tell, and it would be so again: a slow flow must not be held by one after the other.
             self.trial = None;
             self.next_at = now + rtt;
+            if stayed && interval.bytes >= FEW_PACKETS * self.datagram {
+                self.mean = self.mean.max(interval.loss);
+            }
             self.doubt_at = now + DOUBT_RTTS * rtt + 1.0;
             self.audited = self.mean;
             self.audit_at = now + self.audit_pause;
             self.audit_pause = (2.0 * self.audit_pause).min(AUDIT_MOST_SECS);
             return Some(Verdict::Ordinary(trial.capacity));
         }
-        if interval.bytes < TRIAL_PACKETS * self.datagram || interval.span < rtt / 2.0 {
+        // The more was lost, the fewer packets tell whether half of it stayed.
+        let wanted = TRIAL_PACKETS * self.datagram * (TRIAL_PACKETS_LOSS / trial.loss).clamp(TRIAL_PART, 1.0);
+        if interval.bytes < wanted || interval.span < rtt / 2.0 {
             return None;
         }
-        let policed = (1.0 - trial.got_rate / interval.sent_rate).max(0.0);
-        let stayed = interval.loss > (trial.loss + policed) / 2.0;
         let sure = trial.loss - interval.loss > SURE_DEVIATIONS * self.deviation(interval);
-        let long =
-            interval.bytes > LONG_TRIAL * TRIAL_PACKETS * self.datagram || interval.span > LONG_TRIAL * rtt;
+        let long = interval.bytes > LONG_TRIAL * wanted || interval.span > LONG_TRIAL * rtt;
         if !stayed && !sure && !long {
             return None;
         }

@@ -5,8 +5,9 @@
 use super::path::{Interval, Point};
 use std::collections::VecDeque;
 
-/// Points kept; feedback comes 8 to 16 times per RTT, so this is several RTTs.
-const POINTS: usize = 128;
+/// Points kept; feedback comes 8 to 16 times per RTT, so this is many RTTs. On slow links it comes with every other packet:
+/// so many then hold the packets that an experiment wants to see (`loss::TRIAL_PACKETS`).
+const POINTS: usize = 512;
 /// The base delay is the minimum over one to two of these (a route change shows after at most 20 s; 50 ppm of clock
 /// drift make 1 ms in that time).
 pub(super) const BASE_SLOT_SECS: f64 = 10.0;
@@ -29,7 +30,7 @@ pub(super) struct Track {
 impl Track {
     pub(super) fn new() -> Self {
         Self {
-            points: VecDeque::with_capacity(POINTS),
+            points: VecDeque::new(),
             base_now: f64::INFINITY,
             base_before: f64::INFINITY,
             base_rotates: f64::INFINITY,
