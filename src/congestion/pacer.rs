@@ -224,7 +224,7 @@ mod tests {
             }
             sent
         };
-        assert_eq!(sent(&mut pacer, start), 2_000);
+        assert_eq!(sent(&mut pacer, start), 3_000);
         // Due after half a millisecond (a quarter of a burst), asked after 6: a burst and what was missed.
         let now = start + Duration::from_millis(6);
         assert_eq!(sent(&mut pacer, now), 6_000);
