@@ -24,9 +24,6 @@ const MAX_FEEDBACK_BLOCK_BYTES: usize = 1100;
 const FEEDBACK_HEAD_BYTES: usize = 72;
 /// A control piece is not worth its header below this.
 const MIN_CONTROL_ROOM: usize = 32;
-/// Beside a quarter of the RTT, feedback may stay away so long before its sender stops: the longest delay that it is asked to have
-/// (`feedback_delay`). Less than the window lasts, where that is long: at 50 ms and 200 Mbit/s a megabyte is saved.
-const FEEDBACK_PATIENCE: Duration = Duration::from_millis(25);
 /// A second segment goes into the same packet if at least this much room is left.
 const MIN_SECOND_SEGMENT_ROOM: usize = 96;
 /// Packets between two feedbacks while trains are measured: a train of the start has at least four times as many.
@@ -147,27 +144,12 @@ impl Session {
         if !self.has_data() {
             self.cover_tail(now);
         }
-        self.has_data() && self.window_has_room(now) && self.path.may_send(now)
+        self.has_data() && self.window_has_room() && self.path.may_send(now)
     }
 
-    pub(super) fn window_has_room(&self, now: Instant) -> bool {
-        let room =
-            self.sent.bytes_in_flight() + u64::from(self.path.mtu.current()) <= self.path.window_bytes();
-        room && !self.misses_feedback(now) || self.sent.packets_in_flight() == 0
-    }
-
-    /// Whether feedback should have come long ago: the window has room for a second flight, and if the peer is no more, all of
-    /// that would be sent in vain. Feedback, or the next probe time-out, decides.
-    fn misses_feedback(&self, now: Instant) -> bool {
-        let patience = self.rtt.smoothed() / 4 + FEEDBACK_PATIENCE;
-        let Some(heard_at) = self.feedback_at.filter(|t| now > *t + patience) else { return false };
-        let mut oldest = now;
-        self.sent.for_each_in_flight(|_, sent_at, _| {
-            oldest = sent_at;
-            false
-        });
-        // After a pause there was nothing to be told for a round trip.
-        now > heard_at.max(oldest + self.rtt.smoothed()) + patience
+    pub(super) fn window_has_room(&self) -> bool {
+        self.sent.bytes_in_flight() + u64::from(self.path.mtu.current()) <= self.path.window_bytes()
+            || self.sent.packets_in_flight() == 0
     }
 
     fn transmit_close(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Train> {
@@ -213,7 +195,7 @@ impl Session {
     }
 
     fn transmit_mtu_probe(&mut self, now: Instant, buf: &mut Vec<u8>, allow_data: bool) -> Option<Train> {
-        if !allow_data || !self.sender.has_fresh() || !self.window_has_room(now) || !self.path.may_send(now) {
+        if !allow_data || !self.sender.has_fresh() || !self.window_has_room() || !self.path.may_send(now) {
             return None;
         }
         let size = self.path.mtu.poll_probe(now)? as usize;
