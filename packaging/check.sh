@@ -40,7 +40,7 @@ has() { command -v "$1" > /dev/null 2>&1; }
 
 check_scripts() {
     local script
-    for script in ci.sh .ci/run packaging/*.sh packaging/homebrew/*.sh netem-scripts/*.sh; do
+    for script in ci.sh .ci/run packaging/*.sh packaging/homebrew/*.sh netem-scripts/*.sh docs/*.sh tests/*.sh tests/soak/*.sh; do
         if [ -e "$script" ]; then bash -n "$script" || bad "$script does not parse"; fi
     done
     for script in packaging/debian/postinst packaging/debian/postrm; do
@@ -173,11 +173,12 @@ user=$(sed -n 's/^User=//p' "$unit")
 install -d -m 750 -o "$user" -g "$user" /var/lib/fulmar /var/lib/fulmar/drop /var/lib/fulmar/state
 command=$(sed -n 's/^ExecStart=//p' "$unit" | sed 's|\$FULMAR_OPTIONS|--listen 127.0.0.1:0|; s|\${FULMAR_DIR}|/var/lib/fulmar/drop|')
 cd /var/lib/fulmar
-XDG_STATE_HOME=/var/lib/fulmar/state RUST_LOG=fulmar=info \
+HOME=/var/lib/fulmar XDG_STATE_HOME=/var/lib/fulmar/state RUST_LOG=fulmar=info \
     setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs --bounding-set -all $command > /tmp/out 2> /tmp/err &
 server=$!
 for _ in $(seq 100); do grep -q '^listening on' /tmp/out && break; sleep 0.1; done
 address=$(sed -n 's/^listening on //p' /tmp/out)
+test -n "$address" || { cat /tmp/err; exit 1; }
 test "$(stat -c %U "/proc/$server")" = "$user"
 echo contents > /tmp/file
 fulmar put /tmp/file "$address/" --key-file /var/lib/fulmar/state/fulmar/server.key -q

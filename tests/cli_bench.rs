@@ -68,7 +68,7 @@ fn every_form_holds_the_same_figures_and_the_page_stands_alone() {
     assert!(lines.iter().all(|line| line.len() == lines[0].len()));
     assert_eq!(lines[1][column], sweep["points"][0]["runs"][0]["goodput_bits_per_sec"].to_string());
     let page = std::fs::read_to_string(dir.path().join("r.html")).expect("written");
-    assert_eq!(page.matches("<svg ").count(), 3);
+    assert_eq!(page.matches("<svg ").count(), 6, "three plots, for two widths");
     assert!(!page.contains("//") && !page.contains("<script") && !page.contains("src="));
 
     // A saved object gives the same page, and several sweeps one page.
@@ -80,6 +80,45 @@ fn every_form_holds_the_same_figures_and_the_page_stands_alone() {
     assert_eq!(json(&two)["sweeps"].as_array().map(Vec::len), Some(2));
 }
 
+/// The records of a trace whose names end so.
+fn records(path: &Path, name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).expect("readable");
+    let all = text.lines().map(|line| serde_json::from_str(line.trim_start_matches('\u{1e}')).expect("JSON"));
+    all.filter(|record: &Value| record["name"] == format!("fulmar:{name}")).collect()
+}
+
+#[test]
+fn a_trace_holds_each_simulated_upload_under_its_value() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let arguments =
+        ["bench", "window", "--values", "64KiB,1MiB", "--rate", "20mbit", "--seconds", "2", "--json"];
+    let plain = json(&fulmar(dir.path(), &arguments));
+    let sweep = json(&fulmar(dir.path(), &[&arguments[..], &["--trace", "t.sqlog"]].concat()));
+    assert_eq!(plain, sweep, "a trace changes nothing");
+    let path = dir.path().join("t.sqlog");
+    let labels = records(&path, "session_labelled");
+    let sent = records(&path, "packet_sent");
+    assert_eq!((labels.len(), records(&path, "events_left_out").len()), (2, 0));
+    let mut begins = 0.0;
+    for (i, value) in ["64 KiB", "1 MiB"].into_iter().enumerate() {
+        let run = &sweep["points"][i]["runs"][0];
+        assert_eq!(labels[i]["data"]["label"], format!("window {value}"));
+        let of_run: Vec<&Value> = sent.iter().filter(|r| r["group_id"] == labels[i]["group_id"]).collect();
+        assert_eq!(run["packets_sent"], of_run.len() as u64, "each packet has its record");
+        // One after the other, in virtual time.
+        let ends = begins + run["elapsed_s"].as_f64().expect("a number") * 1e3;
+        for record in of_run {
+            let time = record["time"].as_f64().expect("a time");
+            assert!((begins - 1.0..=ends + 1.0).contains(&time), "{begins} {time} {ends}");
+        }
+        begins = ends;
+    }
+    let output = fulmar(dir.path(), &["report", "t.sqlog", "-o", "t.html"]);
+    assert_eq!(output.status.code(), Some(0));
+    let page = std::fs::read_to_string(dir.path().join("t.html")).expect("written");
+    assert!(page.contains("t.sqlog: window 64 KiB") && page.contains("t.sqlog: window 1 MiB"));
+}
+
 #[test]
 fn a_server_is_measured_with_real_uploads() {
     let (dir, served) = (tempfile::tempdir().expect("temp dir"), tempfile::tempdir().expect("temp dir"));
@@ -87,7 +126,11 @@ fn a_server_is_measured_with_real_uploads() {
     let server = common::TestServer::start(served.path());
     let address = server.addr.to_string();
     let arguments = ["bench", "window", "--server", &address, "--key-file", "k", "--json", "--size", "2MB"];
-    let sweep = json(&fulmar(dir.path(), &[&arguments[..], &["--values", "256KiB,4MiB"]].concat()));
+    let sweep = ["--values", "256KiB,4MiB", "--trace", "t.sqlog"];
+    let sweep = json(&fulmar(dir.path(), &[&arguments[..], &sweep].concat()));
+    let labels = records(&dir.path().join("t.sqlog"), "session_labelled");
+    assert_eq!(labels.len(), 2, "{labels:?}");
+    assert_eq!(records(&dir.path().join("t.sqlog"), "connection_closed").len(), 2);
     assert!(goodputs(&sweep).iter().all(|goodput| *goodput > 0.0));
     assert!(sweep["link"]["rtt_ms"].as_f64().is_some_and(|ms| ms > 0.0), "measured, since not given");
     let left: Vec<_> = std::fs::read_dir(served.path()).expect("readable").flatten().collect();

@@ -466,6 +466,8 @@ impl Endpoint {
         while let Some(&key) = self.dirty_jobs.front() {
             if let Some(e) = self.sessions.get_mut(&key) {
                 if let Some(job) = e.session.poll_job() {
+                    // In turns: a tree of small files must not hold the disk for as long as it has more.
+                    self.dirty_jobs.rotate_left(1);
                     return Some((key, job));
                 }
                 e.has_jobs = false;

@@ -123,7 +123,8 @@ impl ServerLog {
     fn entry_finished(&mut self, session: SessionKey, event: &Event) {
         let Event::EntryFinished { direction, path, kind, bytes, sha256, error, .. } = event else { return };
         if let Some(record) = self.records.get_mut(&session) {
-            record.entries += 1;
+            // The end of a directory is no entry of its own to anybody who reads a log.
+            record.entries += u64::from(*kind != EntryKind::DirEnd);
             record.failed += u64::from(error.is_some());
         }
         if let Some(StoreError { message, .. }) = error {
@@ -164,10 +165,11 @@ impl ServerLog {
         let moved_bytes = stats.file_bytes_done.saturating_sub(resumed_bytes);
         let goodput = 8.0 * moved_bytes as f64 / elapsed.as_secs_f64().max(1e-3);
         log::info!(
-            "session {session} from {remote} ended: {}; {entries} entries, {failed} failed, {} file bytes in {:.2} s \
+            "session {session} from {remote} ended: {}; {entries} {}, {failed} failed, {} file bytes in {:.2} s \
              ({}); {} packets sent, {} repaired, {:.2} % lost, {} NACKs sent, {} received; {} corrupted and \
              {} duplicate packets dropped; RTT {:.1} ms (smallest {:.1} ms)",
             Shown(reason_text.as_bytes()),
+            if entries == 1 { "entry" } else { "entries" },
             moved_bytes,
             elapsed.as_secs_f64(),
             format_rate(goodput as u64),

@@ -39,6 +39,8 @@ enum Item {
     Record(SessionKey, Record),
     /// What a session told the application; with the last event its final figures.
     Event(SessionKey, Instant, Event, Option<Box<Stats>>),
+    /// What a session is called.
+    Labelled(SessionKey, Instant, String),
     /// So many records could not be kept.
     LeftOut(Instant, u64),
 }
@@ -47,7 +49,7 @@ impl Item {
     fn at(&self) -> Instant {
         match self {
             Self::Record(_, record) => record.at,
-            Self::Event(_, at, ..) | Self::LeftOut(at, _) => *at,
+            Self::Event(_, at, ..) | Self::Labelled(_, at, _) | Self::LeftOut(at, _) => *at,
         }
     }
 
@@ -80,6 +82,7 @@ pub struct About {
 #[derive(Debug)]
 pub struct TraceFile {
     path: PathBuf,
+    reference: Instant,
     batch: Vec<Item>,
     batch_since: Option<Instant>,
     records: Vec<(SessionKey, Record)>,
@@ -89,6 +92,10 @@ pub struct TraceFile {
     first_session: SessionKey,
     /// The highest number so far, of all parts.
     last_session: Arc<AtomicU64>,
+    /// What sessions with a number above this one are called.
+    label: Option<(SessionKey, String)>,
+    /// Nothing runs behind this trace that could not wait for the disk.
+    can_wait: bool,
     /// None in a part.
     thread: Option<JoinHandle<io::Result<()>>>,
 }
@@ -105,9 +112,10 @@ impl TraceFile {
         file.write_all(&head)?;
         file.flush()?;
         let (queue, batches) = sync_channel(QUEUE_BATCHES);
+        let reference = Instant::now();
         let writer = Writer {
             file,
-            reference: Instant::now(),
+            reference,
             written: head.len() as u64,
             left_out: 0,
             limits: (MAX_PACKETS_BYTES, MAX_BYTES),
@@ -115,6 +123,7 @@ impl TraceFile {
         let thread = std::thread::Builder::new().name("trace".into()).spawn(move || writer.run(&batches))?;
         Ok(Self {
             path: path.to_owned(),
+            reference,
             batch: Vec::with_capacity(BATCH_ITEMS),
             batch_since: None,
             records: Vec::new(),
@@ -122,6 +131,8 @@ impl TraceFile {
             queue: Some(queue),
             first_session: 0,
             last_session: Arc::default(),
+            label: None,
+            can_wait: false,
             thread: Some(thread),
         })
     }
@@ -132,6 +143,7 @@ impl TraceFile {
     pub fn part(&self) -> Self {
         Self {
             path: self.path.clone(),
+            reference: self.reference,
             batch: Vec::with_capacity(BATCH_ITEMS),
             batch_since: None,
             records: Vec::new(),
@@ -139,7 +151,39 @@ impl TraceFile {
             queue: self.queue.clone(),
             first_session: self.last_session.load(Ordering::Relaxed),
             last_session: self.last_session.clone(),
+            label: None,
+            can_wait: false,
             thread: None,
+        }
+    }
+
+    /// From when on times in it count.
+    pub fn reference(&self) -> Instant {
+        self.reference
+    }
+
+    /// Gives all sessions to come a name, which the report shows.
+    #[must_use]
+    pub fn labelled(mut self, label: &str) -> Self {
+        self.label = Some((self.first_session, label.to_owned()));
+        self
+    }
+
+    /// Takes what the sessions of a simulation did. Virtual time waits for the disk, so nothing is left out here.
+    pub fn simulated(
+        &mut self,
+        now: Instant,
+        records: Vec<(SessionKey, Record)>,
+        events: Vec<(SessionKey, Instant, Event, Option<Stats>)>,
+        left_out: u64,
+    ) {
+        self.can_wait = true;
+        self.left_out += left_out;
+        for (session, record) in records {
+            self.push(now, Item::Record(self.number(session), record));
+        }
+        for (session, at, event, stats) in events {
+            self.push(now, Item::Event(self.number(session), at, event, stats.map(Box::new)));
         }
     }
 
@@ -168,6 +212,13 @@ impl TraceFile {
     }
 
     fn push(&mut self, now: Instant, item: Item) {
+        if let (Some((last, label)), Item::Record(session, _) | Item::Event(session, ..)) =
+            (&mut self.label, &item)
+            && *session > *last
+        {
+            *last = *session;
+            self.batch.push(Item::Labelled(*session, item.at(), label.clone()));
+        }
         self.batch.push(item);
         self.batch_since.get_or_insert(now);
         if self.batch.len() >= BATCH_ITEMS {
@@ -184,7 +235,12 @@ impl TraceFile {
         if left_out > 0 {
             batch.push(Item::LeftOut(now, left_out));
         }
-        match queue.try_send(batch) {
+        let sent = if self.can_wait {
+            queue.send(batch).map_err(|error| TrySendError::Disconnected(error.0))
+        } else {
+            queue.try_send(batch)
+        };
+        match sent {
             Ok(()) => {}
             Err(TrySendError::Full(batch)) => {
                 let items = batch.iter().filter(|item| !matches!(item, Item::LeftOut(..))).count();

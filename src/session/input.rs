@@ -206,6 +206,7 @@ impl Session {
         }
         if self.newest_feedback.is_none_or(|n| number > n) {
             self.newest_feedback = Some(number);
+            self.feedback_at = Some(now);
             self.peer_window = f.receive_window_bytes;
         }
         self.control_tx.set_credit(f.control_credit);

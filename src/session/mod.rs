@@ -130,6 +130,8 @@ pub struct Session {
     /// Segment bytes that the peer lets us have in flight.
     peer_window: u64,
     newest_feedback: Option<u64>,
+    /// When feedback came last.
+    feedback_at: Option<Instant>,
     ce_seen: u64,
     silent_ptos: u32,
     silent_since: Option<Instant>,
@@ -300,6 +302,7 @@ impl Session {
             window_told: receive_budget,
             peer_window: 0,
             newest_feedback: None,
+            feedback_at: None,
             ce_seen: 0,
             silent_ptos: 0,
             silent_since: None,

@@ -20,6 +20,7 @@ use crate::endpoint::config::{EndpointConfig, Secret, ServerConfig};
 use crate::endpoint::pursuit::{Notice, Pursuit};
 use crate::impair::{Counters, Impairment, Profile, derive_seed};
 use crate::session::event::{CloseReason, Direction, Event, Stats};
+use crate::session::trace::Record;
 use crate::store::memory::MemoryStore;
 use crate::store::{SessionKey, Store};
 use crate::transfer::Request;
@@ -128,6 +129,9 @@ pub struct Report {
     pub stats: Stats,
 }
 
+/// What a session told the application, and when; with its last event its final figures.
+pub type Told = (SessionKey, Instant, Event, Option<Stats>);
+
 #[derive(Debug)]
 struct Node {
     addr: SocketAddr,
@@ -137,6 +141,8 @@ struct Node {
     /// A request that outlives its sessions.
     pursuit: Option<Pursuit>,
     notices: Vec<Notice>,
+    /// Events for a trace, if there is one.
+    told: Option<Vec<Told>>,
     /// What came in during a stall.
     inbox: Vec<(SocketAddr, Vec<u8>)>,
     stall: Option<Stall>,
@@ -230,6 +236,7 @@ impl World {
             reports: HashMap::new(),
             pursuit: None,
             notices: Vec::new(),
+            told: config.session.trace.then(Vec::new),
             inbox: Vec::new(),
             stall: scenario
                 .stalls
@@ -299,6 +306,21 @@ impl World {
     /// What the server's sessions reported so far.
     pub fn server_reports(&self) -> impl Iterator<Item = &Report> {
         self.nodes[0].reports.values()
+    }
+
+    /// What a client's sessions recorded and told since the last call, if their configuration says `trace`; how many
+    /// records were left out.
+    pub fn take_trace(&mut self, client: usize) -> (Vec<(SessionKey, Record)>, Vec<Told>, u64) {
+        let node = &mut self.nodes[client + 1];
+        let mut records = Vec::new();
+        let left_out = node.endpoint.take_traces(&mut records);
+        let told = node.told.as_mut().map(std::mem::take).unwrap_or_default();
+        (records, told, left_out)
+    }
+
+    /// The beginning of virtual time.
+    pub fn start(&self) -> Instant {
+        self.start
     }
 
     /// Figures of a live session.
@@ -508,6 +530,10 @@ impl World {
         let node = &mut self.nodes[i];
         while let Some((key, event)) = node.endpoint.poll_event() {
             let stats = node.endpoint.stats(key);
+            if let Some(told) = &mut node.told {
+                let last = matches!(event, Event::Closed(_)).then(|| stats.clone()).flatten();
+                told.push((key, self.now, event.clone(), last));
+            }
             if let Some(pursuit) = &mut node.pursuit {
                 pursuit.handle_event(self.now, &mut node.endpoint, key, event, stats);
                 while let Some(event) = pursuit.poll_event() {

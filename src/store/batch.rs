@@ -34,6 +34,9 @@ const MAX_BYTES: u64 = 32 << 20;
 /// Own choice: together a third of the usual RLIMIT_NOFILE of 1024.
 const MAX_DIRS: usize = 256;
 const MAX_LOCKED: usize = 64;
+/// Jobs that add nothing, most of them of another session's big file, for which a batch waits: at the default chunk size
+/// these are 32 MiB, a fraction of a second of any disk. Own choice.
+const MAX_OTHER_JOBS: usize = 128;
 
 /// What is to be done with an entry at the end of its batch.
 #[derive(Debug)]
@@ -96,6 +99,8 @@ pub(crate) struct Batch {
     bytes: u64,
     locked: usize,
     limit: usize,
+    /// Jobs since the last entry's that added nothing.
+    other_jobs: usize,
 }
 
 impl Default for Batch {
@@ -107,6 +112,7 @@ impl Default for Batch {
             bytes: 0,
             locked: 0,
             limit: FIRST_ENTRIES,
+            other_jobs: 0,
         }
     }
 }
@@ -129,6 +135,7 @@ impl Batch {
             What::End { .. } => {}
         }
         self.bytes += bytes;
+        self.other_jobs = 0;
         self.pending.push(Pending { session, file, shown, what, error: None });
         if self.pending.len() == SINGLE_SYNCS + 1 {
             // Now it will be synced by file system: the handles of small files are not needed any more.
@@ -152,12 +159,20 @@ impl Batch {
         !self.places.is_empty()
     }
 
+    /// A job has run.
+    pub(crate) fn note_job(&mut self) {
+        if !self.pending.is_empty() {
+            self.other_jobs += 1;
+        }
+    }
+
     /// True if it is time to `flush`, whatever else is queued.
     pub(crate) fn is_full(&self) -> bool {
         self.pending.len() >= self.limit
             || self.bytes >= MAX_BYTES
             || self.touched.len() >= MAX_DIRS
             || self.locked >= MAX_LOCKED
+            || self.other_jobs >= MAX_OTHER_JOBS
     }
 
     /// Drops what a session has waiting; returns what stays as partials, and what that takes on the disk.
@@ -191,7 +206,10 @@ impl Batch {
             return;
         }
         self.places.clear();
-        let many = self.pending.len() > SINGLE_SYNCS || self.touched.len() > SINGLE_SYNCS;
+        // Those without a handle can only be synced by file system, even if a session has taken its own away since.
+        let many = self.pending.len() > SINGLE_SYNCS
+            || self.touched.len() > SINGLE_SYNCS
+            || self.pending.iter().any(Pending::lacks_handle);
         let mut pending = std::mem::take(&mut self.pending);
         let touched = std::mem::take(&mut self.touched);
         (self.bytes, self.locked) = (0, 0);
@@ -232,6 +250,11 @@ impl Batch {
 impl Pending {
     fn is_locked(&self) -> bool {
         matches!(self.what, What::Publish { locked: true, .. })
+    }
+
+    /// It has bytes, and no handle to sync them by.
+    fn lacks_handle(&self) -> bool {
+        matches!(self.what, What::Publish { handle: None, digest: Some(_), .. })
     }
 
     fn drop_spare_handle(&mut self) {

@@ -105,13 +105,12 @@ pub(crate) fn from_io(path: &[u8], doing: &str, error: &io::Error) -> StoreError
         K::Forbidden => "the path leads through a link or out of the directory; name a path inside it",
         _ => {
             let cause = os_text(error);
-            return StoreError {
-                kind,
-                message: format!(
-                    "{} {doing}: {cause}; check the disk and run the command again",
-                    shown(path)
-                ),
+            let files = [Errno::MFILE, Errno::NFILE].map(|e| Some(e.raw_os_error()));
+            let advice = match files.contains(&error.raw_os_error()) {
+                true => "allow more open files (ulimit -n), or transfer fewer at once",
+                false => "check the disk and run the command again",
             };
+            return StoreError { kind, message: format!("{} {doing}: {cause}; {advice}", shown(path)) };
         }
     };
     StoreError { kind, message: format!("{} {doing}: {why}", shown(path)) }

@@ -9,11 +9,11 @@ use super::digest::Layout;
 use super::fs::Disk;
 use super::fs::real::RealDisk;
 use super::jail::{DirCache, DirHandle, Jail, Preserve};
+use super::leftovers::Leftovers;
 use super::neighbours::Neighbours;
 use super::partial::TempNames;
 use super::quota::Quota;
 use super::scratch::Scratch;
-use super::sink::Sink;
 use super::source::{OpenSources, Source};
 use super::standing::Standing;
 use super::sweep::Sweep;
@@ -26,6 +26,7 @@ use crate::transfer::job::{Done, FileId, Job, Meta, StoreError};
 use crate::transfer::sync::SyncOptions;
 use delete::Removal;
 use offers::Comparison;
+use sinks::Sinks;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -37,6 +38,7 @@ mod delete;
 mod finish;
 mod offers;
 mod room;
+mod sinks;
 mod sources;
 mod yielding;
 
@@ -98,8 +100,7 @@ struct SessionState {
     walk: Walk,
     sources: BTreeMap<FileId, Source>,
     target: Option<Target>,
-    sinks: BTreeMap<FileId, Sink>,
-    waiting: Vec<WaitingEnd>,
+    sinks: Sinks,
     /// An earlier session of the same request may have brought files already.
     continued: bool,
     /// Such files, until their digest comes.
@@ -127,6 +128,7 @@ pub struct FileStore {
     dirs: DirCache,
     batch: Batch,
     sweep: Option<Sweep>,
+    leftovers: Leftovers,
     quota: Option<Quota>,
     neighbours: Option<Arc<Neighbours>>,
     next_target: u64,
@@ -173,6 +175,7 @@ impl FileStore {
             scratch: Scratch::new(nonce),
             temps,
             sweep,
+            leftovers: Leftovers::default(),
             quota,
             neighbours: None,
             sessions: BTreeMap::new(),
@@ -265,7 +268,7 @@ impl Store for FileStore {
                 });
             }
             Job::SetSize { file, bytes } => {
-                if let Some(sink) = self.session(session).sinks.get_mut(&file) {
+                if let Some(sink) = self.session(session).sinks.get_mut(file) {
                     sink.set_size(bytes);
                 }
             }
@@ -275,6 +278,7 @@ impl Store for FileStore {
             Job::RemoveScratch(path) => self.remove_scratch(&path),
             Job::EndSession => self.end_session(session),
         }
+        self.batch.note_job();
         if self.batch.is_full() {
             self.batch.flush(true, done);
         }

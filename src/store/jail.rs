@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 /// Directory handles kept open for receiving. Own choice: deeper than trees mostly are, few beside RLIMIT_NOFILE.
@@ -27,6 +28,8 @@ pub(crate) struct DirHandle {
     ops: Box<dyn DirOps>,
     /// Device and inode number.
     pub(crate) id: (u64, u64),
+    /// It has the shared lock, or there is none to be had.
+    held: AtomicBool,
 }
 
 impl std::ops::Deref for DirHandle {
@@ -41,7 +44,20 @@ impl DirHandle {
     /// Takes an open directory.
     pub(crate) fn new(ops: Box<dyn DirOps>) -> io::Result<Self> {
         let id = ops.stat_self()?.id;
-        Ok(Self { ops, id })
+        Ok(Self { ops, id, held: AtomicBool::new(false) })
+    }
+
+    /// Takes the directory's shared lock, which is held until the handle is closed. A file system without locks has none.
+    pub(crate) fn hold(&self) {
+        if let Err(error) = self.ops.lock_shared() {
+            log::debug!("a directory could not be locked: {error}");
+        }
+        self.held.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was done.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Opens the directory `name` in this one; a link there is an error (ELOOP).
@@ -59,7 +75,7 @@ impl DirHandle {
 
     /// Opens a directory below this one, following no link; an empty path is this directory itself.
     pub(crate) fn open_dir_below(&self, path: &[u8]) -> io::Result<Self> {
-        let mut at = Self { ops: self.ops.duplicate()?, id: self.id };
+        let mut at = Self { ops: self.ops.duplicate()?, id: self.id, held: AtomicBool::new(false) };
         let mut rest = path;
         while !rest.is_empty() {
             let (name, tail) = split_first(rest);

@@ -107,9 +107,13 @@ impl Journal {
     ) -> io::Result<(Self, bool)> {
         let file = open_private(dir, &journal_name(name))?;
         let mut header = Vec::new();
-        let matches = !anew
-            && read_exact_at(&*file, 0, HEADER_BYTES, &mut header).is_ok()
-            && header[..] == identity.header[..];
+        let read = read_exact_at(&*file, 0, HEADER_BYTES, &mut header);
+        let matches = match read {
+            Ok(()) => !anew && header[..] == identity.header[..],
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => false,
+            // What cannot be read now may be readable later, and is not to be thrown away.
+            Err(e) => return Err(e),
+        };
         if !matches {
             file.truncate(0)?;
             write_all_at(&*file, 0, &identity.header)?;
@@ -170,13 +174,18 @@ impl Journal {
 /// Opens a private file; whatever strange thing stands in its place is removed first.
 fn open_private(dir: &DirHandle, name: &[u8]) -> io::Result<File> {
     let open = |how| (**dir).open_file(name, how);
-    if let Ok(file) = open(How::Create) {
-        let stat = file.stat()?;
-        // A hard link would let somebody else change what we believe, or us change what is somebody else's.
-        if stat.kind == FileType::RegularFile && stat.links == 1 {
-            file.set_mode(0o600)?;
-            return Ok(file);
+    match open(How::Create) {
+        Ok(file) => {
+            let stat = file.stat()?;
+            // A hard link would let somebody else change what we believe, or us change what is somebody else's.
+            if stat.kind == FileType::RegularFile && stat.links == 1 {
+                file.set_mode(0o600)?;
+                return Ok(file);
+            }
         }
+        // A journal that cannot be opened now (no handle is left) is worth keeping.
+        Err(e) if dir.stat(name).map_or(true, |stat| stat.kind == FileType::RegularFile) => return Err(e),
+        Err(_) => {}
     }
     dir.unlink(name);
     open(How::CreateNew)

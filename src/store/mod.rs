@@ -14,6 +14,7 @@ pub mod file;
 pub(crate) mod fs;
 pub(crate) mod jail;
 mod journal;
+mod leftovers;
 pub mod memory;
 pub(crate) mod names;
 mod neighbours;

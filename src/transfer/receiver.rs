@@ -354,9 +354,11 @@ impl Receiver {
         if self.streamed > 2 * MAX_STREAMED {
             return Err("more open files than the window allows");
         }
-        // A chunked file waits for more messages, so it must not count against the budget that holds them up.
+        // A chunked file waits for more messages, and so does the end of a directory with such files: they must not count
+        // against the budget that holds messages up.
+        let waits = chunked || e.kind == EntryKind::DirEnd;
         let named_bytes = OVERHEAD_BYTES + PATH_COPIES * e.path.len() as u64 + e.target.len() as u64;
-        let inline_bytes = if chunked { 0 } else { named_bytes };
+        let inline_bytes = if waits { 0 } else { named_bytes };
         let inline_bytes = inline_bytes + e.inline.as_ref().map_or(0, |i| i.data.len() as u64);
         self.inline_bytes += inline_bytes;
         let open_ended = e.size == UNKNOWN_SIZE;

@@ -7,7 +7,7 @@ use fulmar::endpoint::config::Secret;
 use fulmar::session::event::{CloseReason, Event};
 use fulmar::session::refusal::Refusal;
 use fulmar::transfer::Request;
-use fulmar::transfer::job::{Location, SourceRoot};
+use fulmar::transfer::job::{Location, Overwrite, SourceRoot};
 use fulmar::wire::Cid;
 use fulmar::wire::frame::Frame;
 use fulmar::wire::handshake::{Reply, Retry};
@@ -390,4 +390,40 @@ fn a_listing_without_end_is_not_kept() {
     assert_eq!(listed, 100_000);
     let used = ALLOCATOR.peak_usage() - before;
     assert!(used < 4 << 20, "{used} bytes");
+}
+
+/// "Done" is not believed before all is done: neither that files have come, nor that they were stored.
+#[test]
+fn a_done_before_the_end_is_no_success() {
+    let _together = together();
+    let early = |node: &mut Node, peer: &mut Peer| {
+        peer.send(node, &[Frame::Close { code: 0, text: b"" }]);
+        node.pass(ms(100));
+        let told = matches!(node.closed(), Some(CloseReason::PeerClosed(why)) if why.contains("early"));
+        assert!(told, "{:?}", node.closed());
+        assert!(!node.events.iter().any(|e| matches!(e, Event::Completed)), "{:?}", node.events);
+    };
+    let here = tempfile::tempdir().expect("a directory");
+    // A server that sends one of the files, and not the end of the manifest.
+    let mut node = Node::client(here.path());
+    node.connect(get(b"tree"), Vec::new());
+    let mut peer = Peer::meet(&mut node);
+    peer.say(&mut node, &[dir(0, b"tree"), inline(1, b"tree/a", b"x")]);
+    early(&mut node, &mut peer);
+    // A server that never says what became of the files.
+    std::fs::write(here.path().join("mine"), b"some bytes").expect("written");
+    let mut node = Node::client(here.path());
+    let root = SourceRoot { location: Location::Jail(b"mine".to_vec()), name: b"mine".to_vec() };
+    let (overwrite, no_resume) = (Overwrite::Never, false);
+    node.connect(Request::Put { dest: Vec::new(), into_dir: true, overwrite, no_resume }, vec![root]);
+    let mut peer = Peer::meet(&mut node);
+    node.pass(ms(100));
+    early(&mut node, &mut peer);
+    // A client whose file is still to come.
+    let mut node = Node::server(here.path());
+    let mut peer = Peer::join(&mut node, 1, peer_addr());
+    peer.say(&mut node, &[put(), streamed(0, b"big", 10_000, 1024)]);
+    node.pass(ms(100));
+    early(&mut node, &mut peer);
+    assert!(!here.path().join("big").exists());
 }

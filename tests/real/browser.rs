@@ -213,6 +213,13 @@ fn reports_are_readable_on_a_desk_and_on_a_phone() {
             assert_eq!(background == "rgb(255, 255, 255)", scheme == "light", "{background}");
         }
     }
+    let values = "16KiB,64KiB,256KiB,1MiB,4MiB,16MiB";
+    lab.run(&["bench", "window", "--values", values, "--size", "1MB", "--html", "bench.html", "-q"], 0);
+    for (name, width, height, scheme) in SCREENS {
+        browser.screen(width, height, scheme);
+        browser.open(&format!("file://{}", lab.path("bench.html").display()));
+        browser.check(&format!("bench-{name}"), width);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod crowd;
 mod disk;
 mod echo;
 mod exits;
+mod faults;
 mod interrupted;
 mod keys;
 mod limits;

@@ -230,6 +230,17 @@ fn every_command_that_talks_to_a_peer_writes_a_trace() {
         let records = records(&lab.path(&trace));
         assert_eq!(named(&records, "connection_closed").len(), 1, "{trace}");
         assert!(records[0]["title"].as_str().expect("a title").contains(command[0]));
+        page_of(&lab, &trace);
     }
+    lab.run(&["demo", "a", "-q", "--trace", "demo.sqlog"], 0);
+    page_of(&lab, "demo.sqlog");
     lab.run(&["report", "ls.sqlog", "echo.sqlog", "-o", "page.html"], 0);
+}
+
+/// `fulmar report` makes a page of this trace alone.
+fn page_of(lab: &Lab, trace: &str) {
+    let page = format!("{trace}.html");
+    lab.run(&["report", trace, "-o", &page, "-q"], 0);
+    let page = String::from_utf8(lab.read(&page)).expect("UTF-8");
+    assert!(page.contains("<svg ") && page.contains(trace) && page.ends_with("</html>\n"), "{trace}");
 }

@@ -194,7 +194,11 @@ fn origin() -> Instant {
     *ORIGIN.get_or_init(Instant::now)
 }
 
-/// The keys of `sealed`.
-fn fixed_keys() -> (PacketKeys, PacketKeys) {
-    (PacketKeys::from_secret(&[1; 32]), PacketKeys::from_secret(&[2; 32]))
+/// The secrets of `sealed`: of the client, and of the server.
+const FIXED_SECRETS: [[u8; 32]; 2] = [[1; 32], [2; 32]];
+
+/// With what `sealed` seals; derived once.
+fn sealing_keys() -> &'static PacketKeys {
+    static KEYS: std::sync::OnceLock<PacketKeys> = std::sync::OnceLock::new();
+    KEYS.get_or_init(|| PacketKeys::from_secret(&FIXED_SECRETS[0]))
 }

@@ -1,6 +1,6 @@
 //! Targets that need an endpoint: handshakes, sealed packets, and whole sessions with a peer that does what it likes.
 
-use super::{fixed_keys, origin};
+use super::{FIXED_SECRETS, origin, sealing_keys};
 use arbitrary::{Arbitrary, Unstructured};
 use fulmar::codec::aead::PacketKeys;
 use fulmar::codec::handshake::{
@@ -53,16 +53,23 @@ const MAX_ROUNDS: usize = 20_000;
 
 impl Node {
     fn new(server: bool) -> Self {
+        let mut node = Self::empty(server);
+        let content = Content::Pattern { seed: 1, size: LARGE_BYTES };
+        node.store.insert_file(b"large", content, Default::default());
+        node.store.insert(b"small", &b"some bytes"[..]);
+        node.store.insert(b"tree/inner", &b"more bytes"[..]);
+        node.store.insert_symlink(b"link", b"small");
+        node
+    }
+
+    /// Without any files: strangers do not get to them.
+    fn empty(server: bool) -> Self {
         let mut config = EndpointConfig::new(Secret::Insecure);
         config.receive_budget_bytes = 1 << 20;
         config.send_budget_bytes = 1 << 20;
         config.server = server.then(|| ServerConfig { max_file_bytes: 1 << 40, ..ServerConfig::default() });
         let now = origin();
-        let mut store = MemoryStore::new();
-        store.insert_file(b"large", Content::Pattern { seed: 1, size: LARGE_BYTES }, Default::default());
-        store.insert(b"small", &b"some bytes"[..]);
-        store.insert(b"tree/inner", &b"more bytes"[..]);
-        store.insert_symlink(b"link", b"small");
+        let store = MemoryStore::new();
         Self { endpoint: Endpoint::new(config, [7; 32], now), store, now, out: Vec::new(), given: 0, sent: 0 }
     }
 
@@ -120,7 +127,7 @@ impl Node {
 /// Datagrams of strangers to a server, and answers of strangers to a client; each with its CRC-32 put right.
 pub fn handshake(data: &[u8]) {
     let Some((first, mut rest)) = data.split_first() else { return };
-    let mut node = Node::new(first & 1 == 0);
+    let mut node = Node::empty(first & 1 == 0);
     let mut cid = Cid([0; 8]);
     if first & 1 == 1 {
         let request = Request::List { path: Vec::new() };
@@ -162,7 +169,7 @@ pub fn handshake(data: &[u8]) {
 /// A server's session with fixed keys, AES-128-GCM: the input is what the packets hold.
 pub fn sealed(data: &[u8]) {
     let now = origin();
-    let (client, server) = fixed_keys();
+    let [client, server] = FIXED_SECRETS.map(|secret| PacketKeys::from_secret(&secret));
     let keys = SessionKeys { client, server, confirm: [0; CONFIRM_BYTES] };
     let setup = Setup {
         config: SessionConfig::default(),
@@ -178,7 +185,7 @@ pub fn sealed(data: &[u8]) {
         Session::accept(now, setup, ServerConfig::default(), 1, Cid([6; 8]), keys, (&told, &told), rtt);
     let mut store = MemoryStore::new();
     store.insert_file(b"large", Content::Pattern { seed: 1, size: LARGE_BYTES }, Default::default());
-    let (client, _) = fixed_keys();
+    let client = sealing_keys();
     let (mut rest, mut number, mut buf, mut done) = (data, 0u64, Vec::new(), Vec::new());
     while let Some((head, tail)) = rest.split_first_chunk::<2>() {
         let len = usize::from(u16::from_be_bytes(*head) & 0x0fff).min(tail.len());

@@ -123,6 +123,10 @@ pub struct SweepArgs {
     /// Upload to this server instead of simulating; it keeps one file, fulmar-bench.bin
     #[arg(long, value_name = "HOST[:PORT]")]
     pub server: Option<OsString>,
+    /// Write what happens to every packet of every upload to this file, for fulmar report; in simulation the time is
+    /// virtual, one upload after the other
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
     /// Key.
     #[command(flatten)]
     pub key: KeyArgs,

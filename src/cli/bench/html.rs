@@ -2,7 +2,7 @@
 //! Owns: nothing.
 //! Implements: `fulmar bench --html`.
 
-use super::plot::{Chart, Line, colour};
+use super::plot::{Chart, Line, Place, colour};
 use super::result::{Point, Run, Sweep};
 use super::table;
 use crate::units;
@@ -28,6 +28,9 @@ border-top:3px solid var(--c)}
 .key.dashed::before{border-top-style:dashed}
 svg{display:block;width:100%;height:auto}
 svg text{font-family:system-ui,sans-serif}
+svg.narrow{display:none}
+@media(max-width:640px){svg.wide{display:none}svg.narrow{display:block}body{padding:1rem .75rem 2rem}\
+figure{padding:.5rem}}
 svg [fill='#1F5FBF']{fill:var(--measured)}svg [stroke='#1F5FBF']{stroke:var(--measured)}
 svg [fill='#B45309']{fill:var(--second)}svg [stroke='#B45309']{stroke:var(--second)}
 svg [fill='#6B7280']{fill:var(--soft)}svg [stroke='#6B7280']{stroke:var(--soft)}
@@ -170,7 +173,9 @@ fn figure(out: &mut String, sweep: &Sweep, what: &str, lines: Vec<(&str, Line)>)
         is_joined: has_order(sweep),
         mark: mark.map(|bytes| ((bytes as f64).log2(), format!("BDP {}", units::format_bytes(bytes)))),
     };
-    out.push_str(&chart.svg()?);
+    for (place, class) in [(Place::Wide, "wide"), (Place::Narrow, "narrow")] {
+        out.push_str(&chart.svg(place)?.replacen("<svg ", &format!("<svg class=\"{class}\" "), 1));
+    }
     out.push_str("</figure>\n");
     Ok(())
 }
@@ -268,7 +273,7 @@ mod tests {
         let windows = sweep("window", &[("16 KiB", Some(16384.0)), ("4 MiB", Some(4_194_304.0))]);
         let names = sweep("profile", &[("<b>lte", None), ("dsl", None)]);
         let page = page("A & B <x>", &[windows, names]).expect("drawn");
-        assert_eq!(page.matches("<svg ").count(), 4);
+        assert_eq!(page.matches("<svg ").count(), 8, "four plots, for two widths");
         assert!(page.contains("BDP 1.2 MiB") && page.contains("16 KiB"));
         assert!(page.contains("A &amp; B &lt;x&gt;") && !page.contains("<b>"));
         assert!(page.contains("prefers-color-scheme:dark"));

@@ -12,12 +12,13 @@ pub mod simulate;
 pub mod table;
 
 use super::exit::{self, Failure, complain};
-use super::{terminal, text};
+use super::{terminal, text, trace};
 use args::{BenchArgs, BenchCommand, FileArgs, ReportArgs, SweepArgs};
 use plan::{Kind, Plan, Setting};
 use result::{Point, Run, Saved, Sweep};
 use server::Uplink;
 use std::path::Path;
+use std::time::Duration;
 
 /// Largest file of results that is read: thousands of sweeps.
 const MAX_REPORT_BYTES: u64 = 64 << 20;
@@ -43,6 +44,7 @@ fn sweep(kind: Kind, args: &SweepArgs) -> Result<u8, Failure> {
             .open(path)
             .map_err(|error| Failure::io("write", path, &error))?;
     }
+    let trace = trace::open(args.trace.as_deref(), false)?;
     let uplink = args.server.as_deref().map(|server| Uplink::new(args, server)).transpose()?;
     let say = |line: String| {
         if !args.output.json && !args.output.verbosity.quiet {
@@ -68,6 +70,7 @@ fn sweep(kind: Kind, args: &SweepArgs) -> Result<u8, Failure> {
     }
     say(table::head(&sweep));
     let mut last: Option<(f64, u64)> = None;
+    let mut virtual_time = Duration::ZERO;
     for setting in &plan.settings {
         let mut point = Point {
             value: setting.label.clone(),
@@ -78,10 +81,13 @@ fn sweep(kind: Kind, args: &SweepArgs) -> Result<u8, Failure> {
         let bytes = plan.size_for(point.expected_bits_per_sec.or_else(|| guess(setting, last)));
         for n in 0..plan.runs {
             let seed = plan.seed.wrapping_add(n);
+            let part = trace.as_ref().map(|trace| trace.part().labelled(&label(&plan, setting, seed)));
             point.runs.push(match &uplink {
-                None => simulate::upload(&plan, setting, seed, bytes),
-                Some(uplink) => uplink.upload(setting, seed, bytes)?,
+                None => simulate::upload(&plan, setting, seed, bytes, part.map(|part| (part, virtual_time))),
+                Some(uplink) => uplink.upload(setting, seed, bytes, part)?,
             });
+            virtual_time +=
+                point.runs.last().map_or(Duration::ZERO, |run| Duration::from_secs_f64(run.elapsed_s));
             if uplink.as_ref().and_then(Uplink::interrupted).is_some() {
                 break;
             }
@@ -100,6 +106,12 @@ fn sweep(kind: Kind, args: &SweepArgs) -> Result<u8, Failure> {
     }
     sweep.conclude();
     finish(vec![sweep], None, &args.files, args.output.json)
+}
+
+/// What a trace calls an upload.
+fn label(plan: &Plan, setting: &Setting, seed: u64) -> String {
+    let seed = if plan.runs > 1 { format!(", seed {seed}") } else { String::new() };
+    format!("{} {}{seed}", plan.kind.name(), setting.label)
 }
 
 /// What to expect of a link of which nothing is known, from the value before: a larger window may carry as much

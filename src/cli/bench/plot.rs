@@ -7,10 +7,41 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::ops::Range;
 
-/// Size of the drawing; the page scales it.
-const SIZE: (u32, u32) = (880, 300);
-/// Labels on the x axis beyond which only every n-th is written.
-const MAX_X_LABELS: usize = 14;
+/// Where a plot stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Place {
+    /// The whole width of a page.
+    Wide,
+    /// Half of it, or a phone.
+    Narrow,
+}
+
+impl Place {
+    /// Pixels; the page scales them. What a phone scales down to some 330 pixels is drawn 440 wide, with letters that
+    /// bear it.
+    pub(in crate::cli) fn size(self) -> (u32, u32) {
+        match self {
+            Self::Wide => (880, 300),
+            Self::Narrow => (440, 290),
+        }
+    }
+
+    /// Height of letters, in pixels of the drawing.
+    pub(in crate::cli) fn letters(self) -> i32 {
+        match self {
+            Self::Wide => 14,
+            Self::Narrow => 16,
+        }
+    }
+
+    /// Labels on the x axis beyond which only every n-th is written.
+    fn max_x_labels(self) -> usize {
+        match self {
+            Self::Wide => 14,
+            Self::Narrow => 5,
+        }
+    }
+}
 
 /// Room at both sides of a value that stands alone; half of what lies between two of them.
 const SINGLE_ROOM: f64 = 0.5;
@@ -96,14 +127,14 @@ impl Chart {
     ///
     /// # Errors
     /// What the drawing library says; none is known for a drawing into memory.
-    pub fn svg(&self) -> Result<String, String> {
+    pub(in crate::cli) fn svg(&self, place: Place) -> Result<String, String> {
         let mut svg = String::new();
-        self.draw(&mut svg).map_err(|error| error.to_string())?;
+        self.draw(&mut svg, place).map_err(|error| error.to_string())?;
         Ok(inline_svg(&svg))
     }
 
-    fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error + '_>> {
-        let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    fn draw(&self, svg: &mut String, place: Place) -> Result<(), Box<dyn std::error::Error + '_>> {
+        let area = SVGBackend::with_string(svg, place.size()).into_drawing_area();
         let top = self.lines.iter().flat_map(|l| &l.values).flatten().copied().fold(0.0, f64::max);
         let top = if top > 0.0 { top * 1.12 } else { 1.0 };
         let mut chart = ChartBuilder::on(&area)
@@ -111,8 +142,8 @@ impl Chart {
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(self.ticks(), 0.0..top)?;
-        let text = ("sans-serif", 13).into_font().color(&colour::INK);
-        let step = self.x.len().div_ceil(MAX_X_LABELS).max(1);
+        let text = ("sans-serif", place.letters()).into_font().color(&colour::INK);
+        let step = self.x.len().div_ceil(place.max_x_labels()).max(1);
         let label = |x: &f64| match self.x.iter().position(|at| at == x) {
             Some(i) if i.is_multiple_of(step) => self.labels[i].clone(),
             _ => String::new(),
@@ -145,7 +176,10 @@ impl Chart {
             let range = self.ticks().range;
             let is_right = *x < (range.start + range.end) / 2.0;
             let (anchor, dx) = if is_right { (HPos::Left, 6) } else { (HPos::Right, -6) };
-            let style = ("sans-serif", 13).into_font().color(&colour::MARK).pos(Pos::new(anchor, VPos::Top));
+            let style = ("sans-serif", place.letters())
+                .into_font()
+                .color(&colour::MARK)
+                .pos(Pos::new(anchor, VPos::Top));
             chart.draw_series(std::iter::once(
                 EmptyElement::at((*x, top)) + Text::new(name.clone(), (dx, 2), style),
             ))?;
@@ -203,7 +237,8 @@ mod tests {
 
     #[test]
     fn is_an_svg_element_without_references() {
-        let svg = chart(vec![1.0, 2.0, 3.0], vec![Some(1.0), None, Some(5.0)]).svg().expect("drawn");
+        let svg =
+            chart(vec![1.0, 2.0, 3.0], vec![Some(1.0), None, Some(5.0)]).svg(Place::Wide).expect("drawn");
         assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
         assert!(!svg.contains("http"));
         assert!(svg.contains("&lt;3&gt;") && svg.contains("x &amp; more"));
@@ -220,7 +255,9 @@ mod tests {
         ] {
             for is_joined in [true, false] {
                 let chart = Chart { is_joined, ..chart(x.clone(), values.clone()) };
-                chart.svg().expect("drawn");
+                for place in [Place::Wide, Place::Narrow] {
+                    chart.svg(place).expect("drawn");
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::cli::progress::Progress;
 use crate::cli::{client, key, paths, signals};
 use crate::endpoint::config::EndpointConfig;
 use crate::net::client::{ClientOptions, Observer};
+use crate::net::trace::TraceFile;
 use crate::session::event::{CloseReason, Event, Stats};
 use crate::transfer::Request;
 use crate::transfer::job::{Compression, Overwrite, StoreError};
@@ -81,11 +82,17 @@ impl Uplink {
         signals::exit_code(&self.signal)
     }
 
-    /// Sends `bytes` with this setting.
+    /// Sends `bytes` with this setting, and writes into `trace` what happens.
     ///
     /// # Errors
     /// The file cannot be written, or the client cannot be set up; what happens to the upload stands in [`Run`].
-    pub fn upload(&self, setting: &Setting, seed: u64, bytes: u64) -> Result<Run, Failure> {
+    pub fn upload(
+        &self,
+        setting: &Setting,
+        seed: u64,
+        bytes: u64,
+        trace: Option<TraceFile>,
+    ) -> Result<Run, Failure> {
         let file = self.dir.0.join(NAME);
         write_random(&file, seed, bytes)?;
         let source =
@@ -102,7 +109,7 @@ impl Uplink {
             dest: None,
             sim: None,
             retries: 0,
-            trace: None,
+            trace,
             limit: None,
         };
         let mut progress = Progress::new("bench", self.output);

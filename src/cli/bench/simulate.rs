@@ -6,11 +6,13 @@ use super::plan::{LinkPlan, Plan, Setting};
 use super::result::Run;
 use crate::cli::exit;
 use crate::impair::Profile;
+use crate::net::trace::TraceFile;
 use crate::session::event::{CloseReason, Stats};
+use crate::session::trace::Trace;
 use crate::sim::{Scenario, World};
 use crate::store::memory::Content;
 use crate::transfer::job::{Compression, Meta};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Name of the file that is sent.
 const NAME: &[u8] = b"bench";
@@ -20,8 +22,15 @@ const MAX_LOOK: Duration = Duration::from_millis(100);
 /// Virtual time after which an upload is given up: far more than the slowest setting should need.
 const TIME_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
-/// Sends `bytes` with this setting; the same seed, the same figures.
-pub fn upload(plan: &Plan, setting: &Setting, seed: u64, bytes: u64) -> Run {
+/// Sends `bytes` with this setting; the same seed, the same figures. Into `trace` goes what happens, as if the world
+/// had begun so long after the trace.
+pub fn upload(
+    plan: &Plan,
+    setting: &Setting,
+    seed: u64,
+    bytes: u64,
+    mut trace: Option<(TraceFile, Duration)>,
+) -> Run {
     let mut scenario = Scenario::symmetric(seed, profile(&plan.link, setting));
     let session = &mut scenario.client.session;
     session.window_cap_bytes = setting.window_bytes;
@@ -29,6 +38,7 @@ pub fn upload(plan: &Plan, setting: &Setting, seed: u64, bytes: u64) -> Run {
     session.controller = setting.controller;
     // The bytes are random: nothing to gain, and the sampling would only cost time.
     session.compress = Compression::None;
+    session.trace = trace.is_some();
     let mut world = World::new(&scenario);
     let meta = Meta { mode: 0o644, ..Meta::default() };
     world.client_store(0).insert_file(NAME, Content::Pattern { seed, size: bytes }, meta);
@@ -38,6 +48,9 @@ pub fn upload(plan: &Plan, setting: &Setting, seed: u64, bytes: u64) -> Run {
     let look = (plan.link.rtt / 4).clamp(MIN_LOOK, MAX_LOOK);
     let elapsed = loop {
         world.run_for(look);
+        if let Some((trace, begin)) = &mut trace {
+            record(trace, *begin, &mut world);
+        }
         if let Some(at) = world.closed_at(0, key) {
             break at;
         }
@@ -67,6 +80,23 @@ pub fn upload(plan: &Plan, setting: &Setting, seed: u64, bytes: u64) -> Run {
     run.queue_ms = Some(link.mean_queue().as_secs_f64() * 1e3);
     run.queue_most_ms = Some(link.queued_most.as_secs_f64() * 1e3);
     run
+}
+
+/// Hands over what was recorded, on the trace's clock.
+fn record(trace: &mut TraceFile, begin: Duration, world: &mut World) {
+    let (from, to) = (world.start(), trace.reference() + begin);
+    let moved = |at: Instant| to + at.saturating_duration_since(from);
+    let (mut records, mut told, left_out) = world.take_trace(0);
+    for (_, record) in &mut records {
+        record.at = moved(record.at);
+        if let Trace::Lost { sent_at, .. } = &mut record.what {
+            *sent_at = moved(*sent_at);
+        }
+    }
+    for (_, at, ..) in &mut told {
+        *at = moved(*at);
+    }
+    trace.simulated(to + world.elapsed(), records, told, left_out);
 }
 
 /// The link, one direction.

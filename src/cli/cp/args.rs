@@ -29,8 +29,8 @@ one of them takes it literally. A local name with a colon is written
 as ./a:b.
 
 DEST: an existing directory takes what is copied inside, else DEST is the new
-name; several sources need a directory. One with a trailing slash is made when
-it is missing. Files that are there are replaced (--update skips what is equal),
+name, for a directory as well as for a file; several sources need a directory.
+One with a trailing slash is made when it is missing. Files that are there are replaced (--update skips what is equal),
 times and modes are kept (--no-preserve does not), a copy that was interrupted
 goes on where it ended. A symbolic link named as SRC
 is followed; links inside a directory are copied as links.";

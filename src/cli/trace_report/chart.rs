@@ -2,7 +2,7 @@
 //! Owns: nothing.
 //! Implements: the plots of `fulmar report`.
 
-use crate::cli::bench::plot::{colour, inline_svg};
+use crate::cli::bench::plot::{Place, colour, inline_svg};
 use plotters::prelude::*;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -47,32 +47,6 @@ impl Shape {
         match self {
             Self::Line(points) | Self::Dashed(points) => points.iter().all(|(_, y)| y.is_none()),
             Self::Dots(points) | Self::Crosses(points) => points.is_empty(),
-        }
-    }
-}
-
-/// Where a plot stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// The whole width of a page.
-    Wide,
-    /// Half of it, or a phone.
-    Narrow,
-}
-
-impl Place {
-    /// Pixels. What a phone scales down to some 330 pixels is drawn 440 wide, with letters that bear it.
-    fn size(self) -> (u32, u32) {
-        match self {
-            Self::Wide => (880, 300),
-            Self::Narrow => (440, 290),
-        }
-    }
-
-    fn letters(self) -> i32 {
-        match self {
-            Self::Wide => 14,
-            Self::Narrow => 16,
         }
     }
 }

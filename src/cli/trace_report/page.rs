@@ -3,11 +3,11 @@
 //! Implements: docs/TRACES.md, "The report".
 
 use super::bins::{Bin, Points};
-use super::chart::{Chart, Place, Shape};
+use super::chart::{Chart, Shape};
 use super::read::{Run, Sequence};
 use super::summary::ROWS;
 use crate::cli::bench::html::{escape, head, rate_unit};
-use crate::cli::bench::plot::colour;
+use crate::cli::bench::plot::{Place, colour};
 use crate::cli::text;
 use plotters::style::RGBColor;
 use std::fmt::Write as _;
@@ -22,12 +22,10 @@ body.many{max-width:90rem}
 .key.dot::before{border-top:0;width:.5rem;height:.5rem;border-radius:50%;background:var(--c)}
 .key.cross::before{content:'\\00d7';border:0;width:auto;color:var(--c);font-weight:700}
 .name{flex-basis:100%;overflow-wrap:anywhere}
-svg.narrow{display:none}
 .many svg.narrow{display:block}
-@media(max-width:640px){svg.wide{display:none}svg.narrow{display:block}body{padding:1rem .75rem 2rem}\
-figure{padding:.5rem}}
 td,th{vertical-align:top}
 .sum td,.sum th{white-space:normal;overflow-wrap:break-word;text-align:left;min-width:9.5rem;max-width:36rem}
+.one .sum td{overflow-wrap:anywhere}
 .sum th:first-child{overflow-wrap:normal;min-width:6.5rem}
 @media(min-width:641px){.sum th:first-child{white-space:nowrap}}
 .warn{color:var(--bad)}

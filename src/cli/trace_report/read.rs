@@ -90,6 +90,8 @@ struct Data<'a> {
     error: Option<Cow<'a, str>>,
     #[serde(borrow)]
     reason: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    label: Option<Cow<'a, str>>,
     stats: Option<Totals>,
     count: u64,
 }
@@ -141,6 +143,8 @@ pub(super) enum Sequence {
 pub(super) struct Run {
     /// The trace's file, and the session if there are several.
     pub(super) name: String,
+    /// What the trace calls the session, if anything.
+    label: Option<String>,
     /// The command line.
     pub(super) title: String,
     /// When the trace was begun.
@@ -175,6 +179,7 @@ impl Run {
     fn new(header: &Header, started_ms: f64) -> Self {
         Self {
             name: String::new(),
+            label: None,
             title: header.title.clone(),
             begun: header.trace.common_fields.reference_time.wall_clock_time.clone(),
             is_server: false,
@@ -250,6 +255,7 @@ impl Run {
             "packet_spurious" => self.totals.packets_spurious += 1,
             "recovery_metrics_updated" => self.metrics(at, data),
             "key_updated" => self.key_updates += 1,
+            "session_labelled" => self.label = data.label.as_deref().map(str::to_owned),
             "connection_started" => {
                 self.is_server = data.side.as_deref() == Some("server");
                 self.remote = data.remote.as_deref().unwrap_or_default().to_owned();
@@ -365,7 +371,11 @@ pub(super) fn trace(path: &Path) -> Result<Vec<Run>, Failure> {
     let file_name = super::file_name(path);
     let many = runs.len() > 1;
     for (i, run) in runs.iter_mut().enumerate() {
-        run.name = if many { format!("{file_name} #{}", i + 1) } else { file_name.clone() };
+        run.name = match &run.label {
+            Some(label) => format!("{file_name}: {label}"),
+            None if many => format!("{file_name} #{}", i + 1),
+            None => file_name.clone(),
+        };
         run.left_out = left_out;
     }
     Ok(runs)

@@ -176,3 +176,19 @@ fn a_servers_limit_can_be_made_changed_and_lifted() {
     assert!(net.elapsed() < Duration::from_secs(60), "{:?}", net.elapsed());
     (1..=3).for_each(|i| net.expect_done(i, b"f"));
 }
+
+/// One session with a great many jobs does not keep the disk from the others.
+#[test]
+fn the_store_works_for_sessions_in_turns() {
+    let mut net = Net::new(1, key(), 2, |_, _| {});
+    net.peers[0].hung = true;
+    for client in [1, 2] {
+        net.put(client, format!("f{client}").as_bytes(), 3_000_000);
+    }
+    net.run_for(Duration::from_secs(1));
+    let server = &mut net.peers[0].endpoint;
+    let order: Vec<SessionKey> =
+        std::iter::from_fn(|| server.poll_job()).take(4).map(|(session, _)| session).collect();
+    assert_eq!(order.len(), 4, "each session has some");
+    assert!(order.windows(2).all(|pair| pair[0] != pair[1]), "{order:?}");
+}

@@ -88,6 +88,9 @@ pub(super) fn item(out: &mut Vec<u8>, reference: Instant, item: &Item) {
             let (name, data) = of_event(event, stats.as_deref());
             whole(out, time, name, Some(*session), &data);
         }
+        Item::Labelled(session, _, label) => {
+            whole(out, time, "session_labelled", Some(*session), &json!({ "label": label }));
+        }
         Item::LeftOut(_, count) => whole(out, time, "events_left_out", None, &json!({ "count": count })),
     }
 }

@@ -175,6 +175,9 @@ impl Core for Busy {
 fn a_slow_disk_costs_records_not_time() {
     let (queue, batches) = sync_channel(QUEUE_BATCHES);
     let mut trace = TraceFile {
+        reference: start(),
+        label: None,
+        can_wait: false,
         path: "x".into(),
         batch: Vec::new(),
         batch_since: None,

@@ -64,7 +64,7 @@ pub(super) struct Causes {
     pub(super) stopped: bool,
     pub(super) server_stopped: bool,
     pub(super) slow: bool,
-    /// Checked bytes of a partial have rotted before they were hashed.
+    /// Checked bytes of a partial have rotted before they were hashed, or those of a small file in memory.
     pub(super) rotten: bool,
     /// Another client writes to the same names.
     pub(super) rival: bool,

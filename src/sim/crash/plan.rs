@@ -58,7 +58,7 @@ pub enum Mutation {
     Truncate,
     /// Something is appended.
     Grow,
-    /// A byte changes in place.
+    /// Its first and its last byte change in place.
     Change,
     /// Another file takes its name.
     Replace,
@@ -376,10 +376,9 @@ fn fault(r: &mut impl Rng, tasks: &[Task]) -> Fault {
             What::Clock { node, by_secs }
         }
         26..=27 => {
-            let how = pick(
-                r,
-                &[Mutation::Truncate, Mutation::Grow, Mutation::Change, Mutation::Replace, Mutation::Remove],
-            );
+            use Mutation as M;
+            let how =
+                pick(r, &[M::Truncate, M::Grow, M::Change, M::Change, M::Change, M::Replace, M::Remove]);
             // The last ones are the big ones.
             let files = tasks[client - 1].files.len();
             What::Mutate { client, file: files - 1 - r.random_range(0..files.min(4)), how }
@@ -420,6 +419,8 @@ fn disk_fault(r: &mut impl Rng) -> DiskFault {
             DiskFaultKind::ShortWrite,
             DiskFaultKind::SyncError,
             DiskFaultKind::SyncError,
+            DiskFaultKind::DirSyncError,
+            DiskFaultKind::DirSyncError,
             DiskFaultKind::RenameError,
             DiskFaultKind::LookError,
             DiskFaultKind::RemoveError,

@@ -148,12 +148,20 @@ impl World<'_> {
         {
             worked = true;
             p.unwritten += write_bytes(&job);
-            let hit = match &mut job {
-                Job::Write { data, .. } | Job::WriteEncoded { data, .. } => p.flip(data),
-                _ => false,
+            let (hit, inline) = match &mut job {
+                Job::Write { data, .. } | Job::WriteEncoded { data, .. } => (p.flip(data), false),
+                Job::Begin(entry) => (entry.inline.as_mut().is_some_and(|i| p.flip(&mut i.data)), true),
+                _ => (false, false),
             };
             p.queue.push_back((session, job));
             self.coverage.flips += u64::from(hit);
+            // A chunk comes again; of what rides in its entry, only the digest can tell.
+            if hit && inline {
+                // What comes in a client's first flight belongs to a session that nobody has told of yet.
+                let client = self.run_of(i, session).map(|(client, _)| client);
+                let hit = |c: &usize| client.is_none_or(|client| client == *c);
+                (0..self.causes.len()).filter(hit).for_each(|c| self.causes[c].rotten = true);
+            }
         }
         let idle = self.nodes[i].process.as_ref().is_some_and(|p| p.disk_at.is_none() && !p.queue.is_empty());
         if idle {

@@ -161,7 +161,15 @@ impl World<'_> {
         match how {
             M::Truncate => bytes.truncate(bytes.len() / 2),
             M::Grow => bytes.extend_from_slice(b"and something more, at the end"),
-            M::Change => bytes.iter_mut().take(1).for_each(|b| *b ^= 1),
+            // At both ends: whoever has read one of them before and reads the other one now has neither version.
+            M::Change => {
+                if let Some(first) = bytes.first_mut() {
+                    *first ^= 1;
+                }
+                if let Some(last) = bytes.last_mut() {
+                    *last ^= 2;
+                }
+            }
             M::Replace => bytes.iter_mut().for_each(|b| *b = b.wrapping_add(1)),
             M::Remove => {
                 disk.remove(&path);

@@ -17,7 +17,10 @@ impl SimDisk {
         s.process += 1;
         s.dead = None;
         (s.open_files, s.open_dirs) = (0, 0);
-        s.inodes.values_mut().for_each(|inode| inode.lock = None);
+        for inode in s.inodes.values_mut() {
+            inode.lock = None;
+            inode.sharers.clear();
+        }
     }
 
     /// Power fails: what was synced is there; of everything else, anything may be.

@@ -14,6 +14,7 @@ pub(super) enum Op {
     Read,
     Write,
     Sync,
+    SyncDir,
     Rename,
     Remove,
     MakeDir,
@@ -53,6 +54,8 @@ pub enum DiskFaultKind {
     ShortWrite,
     /// A sync fails with EIO; what was to be synced is lost unless it is written again.
     SyncError,
+    /// The same, of directories only: what has its name already may lose it.
+    DirSyncError,
     /// Renaming or linking fails with EIO.
     RenameError,
     /// Looking something up, listing, locking or setting a mode, time or length fails with EIO.
@@ -74,7 +77,8 @@ impl DiskFaultKind {
                 matches!(op, Op::Write | Op::Create | Op::MakeDir | Op::Allocate)
             }
             Self::TooManyFiles => matches!(op, Op::Open | Op::Create),
-            Self::SyncError => op == Op::Sync,
+            Self::SyncError => matches!(op, Op::Sync | Op::SyncDir),
+            Self::DirSyncError => op == Op::SyncDir,
             Self::RenameError => op == Op::Rename,
             Self::LookError => matches!(op, Op::Look | Op::SetMeta | Op::Lock),
             Self::RemoveError => op == Op::Remove,
@@ -223,7 +227,7 @@ pub(super) fn strike(state: &mut State, op: Op) -> io::Result<Option<DiskFaultKi
         DiskFaultKind::TooManyFiles => (&mut c.too_many_files, Err(Errno::MFILE)),
         DiskFaultKind::ShortRead => (&mut c.short_reads, Ok(Some(kind))),
         DiskFaultKind::ShortWrite => (&mut c.short_writes, Ok(Some(kind))),
-        DiskFaultKind::SyncError => (&mut c.sync_errors, Ok(Some(kind))),
+        DiskFaultKind::SyncError | DiskFaultKind::DirSyncError => (&mut c.sync_errors, Ok(Some(kind))),
         DiskFaultKind::RenameError => (&mut c.rename_errors, Err(Errno::IO)),
         DiskFaultKind::LookError => (&mut c.look_errors, Err(Errno::IO)),
         DiskFaultKind::RemoveError => (&mut c.remove_errors, Err(Errno::IO)),

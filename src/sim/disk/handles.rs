@@ -139,16 +139,32 @@ impl Handle {
             return Err(Errno::NOLCK.into());
         }
         let inode = s.inodes.get_mut(&self.ino).ok_or(Errno::NOENT)?;
+        let shared = inode.sharers.iter().any(|holder| *holder != self.id);
+        if shared || inode.lock.is_some_and(|holder| holder != self.id) {
+            return Err(Errno::WOULDBLOCK.into());
+        }
+        inode.sharers.clear();
+        inode.lock = Some(self.id);
+        Ok(())
+    }
+
+    fn lock_shared(&self) -> io::Result<()> {
+        let mut s = self.begin(Op::Lock)?.0;
+        if s.quirks.no_locks {
+            return Err(Errno::NOLCK.into());
+        }
+        let inode = s.inodes.get_mut(&self.ino).ok_or(Errno::NOENT)?;
         if inode.lock.is_some_and(|holder| holder != self.id) {
             return Err(Errno::WOULDBLOCK.into());
         }
-        inode.lock = Some(self.id);
+        inode.lock = None;
+        inode.sharers.insert(self.id);
         Ok(())
     }
 
     /// Syncs the inode, or everything. A handle is told of each failure since it was opened, once.
     fn sync(&self, everything: bool) -> io::Result<()> {
-        let (mut s, fault) = self.begin(Op::Sync)?;
+        let (mut s, fault) = self.begin(if self.is_dir { Op::SyncDir } else { Op::Sync })?;
         let which = if everything { s.all() } else { vec![self.ino] };
         if fault.is_some() {
             which.iter().for_each(|ino| s.fail_sync(*ino));
@@ -174,10 +190,9 @@ impl Drop for Handle {
         if s.process != self.process {
             return;
         }
-        if let Some(inode) = s.inodes.get_mut(&self.ino)
-            && inode.lock == Some(self.id)
-        {
-            inode.lock = None;
+        if let Some(inode) = s.inodes.get_mut(&self.ino) {
+            inode.lock.take_if(|holder| *holder == self.id);
+            inode.sharers.remove(&self.id);
         }
         if self.is_dir {
             s.open_dirs -= 1;
@@ -483,6 +498,10 @@ impl DirOps for SimDir {
 
     fn lock(&self) -> io::Result<()> {
         self.0.lock()
+    }
+
+    fn lock_shared(&self) -> io::Result<()> {
+        self.0.lock_shared()
     }
 
     fn list(&self) -> io::Result<Listing> {

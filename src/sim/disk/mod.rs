@@ -73,6 +73,8 @@ struct Inode {
     failures: u64,
     /// The handle that holds its lock.
     lock: Option<u64>,
+    /// The handles that share it.
+    sharers: BTreeSet<u64>,
     parent: Ino,
     entries: BTreeMap<Vec<u8>, Ino>,
     durable_entries: BTreeMap<Vec<u8>, Ino>,
@@ -432,6 +434,7 @@ impl State {
             lost: BTreeSet::new(),
             failures: 0,
             lock: None,
+            sharers: BTreeSet::new(),
             parent,
             entries: BTreeMap::new(),
             durable_entries: BTreeMap::new(),

@@ -7,7 +7,7 @@ use crate::store::SessionKey;
 use crate::store::batch::What;
 use crate::store::dest::{DestPlan, Space, checked};
 use crate::store::digest::{Layout, RangeSet, sha256};
-use crate::store::error::{busy, digest_mismatch, forbidden, from_io, refuse, wrong_kind};
+use crate::store::error::{busy, digest_mismatch, forbidden, from_io, kind_of, refuse, wrong_kind};
 use crate::store::fs::FileType;
 use crate::store::jail::{DirHandle, ensure_below};
 use crate::store::journal::{Identity, Journal};
@@ -89,7 +89,7 @@ impl FileStore {
         match self.begin_entry(session, entry, done) {
             Ok(()) if streamed => {
                 let state = self.session(session);
-                let have = match state.sinks.get(&file) {
+                let have = match state.sinks.get(file) {
                     Some(sink) => sink.have(),
                     // It stands there, all of it.
                     None if chunks > 0 => std::iter::once(0..chunks).collect(),
@@ -119,8 +119,9 @@ impl FileStore {
             let (target, base) = (target.id, Arc::clone(&target.base));
             let end =
                 WaitingEnd { file: entry.file, target, base, place, shown: entry.path, meta: entry.meta };
-            state.waiting.push(end);
-            self.release_ends(session);
+            if let Some(end) = state.sinks.end(end) {
+                self.end_directory(session, end);
+            }
             return Ok(());
         }
         let (above, name) = split_last(&place);
@@ -143,6 +144,9 @@ impl FileStore {
                 self.dirs.parent(dest, above, &entry.path, Some(&mut touched))?
             }
         };
+        if entry.kind != EntryKind::Dir {
+            self.leftovers.tend(&dir, self.temps.prefix());
+        }
         match entry.kind {
             EntryKind::Dir => self.make_dir(session, dir, name, entry),
             EntryKind::Symlink => self.place_link(session, dir, name, entry),
@@ -250,7 +254,7 @@ impl FileStore {
         if entry.chunk_size == 0 || entry.chunk_size > MAX_CHUNK_SIZE {
             return Err(forbidden(&shown, "was announced with an impossible chunk size"));
         }
-        if self.session(session).sinks.contains_key(&entry.file) {
+        if self.session(session).sinks.get(entry.file).is_some() {
             return Err(busy(&shown));
         }
         let name = split_last(place).1;
@@ -283,7 +287,7 @@ impl FileStore {
         let identity = Identity::new(name, layout, &entry.meta);
         self.take_over(session, &dir, name, identity, done);
         // Where the file system knows no locks, at least the sessions of this process are kept apart.
-        if self.sessions.values().any(|state| state.sinks.values().any(|sink| sink.is_at(&dir, name))) {
+        if self.sessions.values().any(|state| state.sinks.iter().any(|(_, sink)| sink.is_at(&dir, name))) {
             return Err(busy(&shown));
         }
         let (staged, file) = self.open_or_claim(dir, name, &shown, identity)?;
@@ -296,7 +300,20 @@ impl FileStore {
             return Err(error);
         }
         // A copy in scratch space goes with its session: there is nothing to come back to.
-        let journal = if scratch { None } else { Journal::open(&staged.dir, name, identity, no_resume).ok() };
+        let journal =
+            if scratch { None } else { Some(Journal::open(&staged.dir, name, identity, no_resume)) };
+        let journal = match journal.transpose() {
+            Ok(journal) => journal,
+            // What came before is worth more than this attempt.
+            Err(error)
+                if there > 0
+                    && !matches!(kind_of(&error), StoreErrorKind::NoSpace | StoreErrorKind::Quota) =>
+            {
+                self.uncharge((session, entry.file), there);
+                return Err(from_io(&shown, "has a journal that cannot be read", &error));
+            }
+            Err(_) => None,
+        };
         let (journal, have) = match journal {
             Some((journal, true)) => {
                 let have = verified(&*file, &journal, layout);
@@ -349,15 +366,13 @@ impl FileStore {
         let holder =
             self.sessions.iter().filter(|(other, _)| **other != session).find_map(|(other, state)| {
                 let sink = state.sinks.iter().find(|(_, sink)| sink.is_for(dir, name, identity));
-                sink.map(|(file, _)| (*other, *file))
+                sink.map(|(file, _)| (*other, file))
             });
         if let Some((other, file)) = holder
-            && let Some(sink) = self.session(other).sinks.remove(&file)
+            && let Some(sink) = self.session(other).sinks.remove(file)
         {
             done.push((other, Done::SinkFailed { file, error: busy(&sink.shown) }));
-            self.uncharge((other, file), sink.disk_bytes());
-            drop(sink);
-            self.release_ends(other);
+            self.let_go(other, file, sink);
         }
     }
 

@@ -2,12 +2,12 @@
 //! Owns: nothing beyond `FileStore`.
 //! Implements: docs/PROTOCOL.md, "Files" (commit), "A server that restarts" (CONTINUE).
 
-use super::{Answers, FileStore};
+use super::{Answers, FileStore, WaitingEnd};
 use crate::store::SessionKey;
 use crate::store::batch::What;
 use crate::store::error::{exists, from_io, refuse};
 use crate::store::jail::{DirHandle, remove_tree};
-use crate::store::names::{check_relative, is_below, split_last};
+use crate::store::names::{check_relative, split_last};
 use crate::store::sink::Sink;
 use crate::store::standing::Standing;
 use crate::transfer::job::{BeginEntry, Done, FileId, Job, StoreError, StoreErrorKind};
@@ -24,7 +24,7 @@ impl FileStore {
         step: impl FnOnce(&mut Sink) -> Result<Done, StoreError>,
     ) {
         let state = self.sessions.entry(session).or_default();
-        let Some(sink) = state.sinks.get_mut(&file) else { return };
+        let Some(sink) = state.sinks.get_mut(file) else { return };
         let mut result = step(sink);
         if let Some(quota) = self.quota.as_mut().filter(|_| sink.is_stream())
             && !quota.grow(session, file, sink.disk_bytes())
@@ -37,17 +37,13 @@ impl FileStore {
             Ok(answer) => done.push((session, answer)),
             Err(error) => {
                 // A later run goes on with what is there, except with that of a peer that broke the rules.
-                let mut left = 0;
-                if let Some(sink) = state.sinks.remove(&file) {
-                    if error.kind == StoreErrorKind::Forbidden || sink.is_stream() {
-                        sink.discard();
-                    } else {
-                        left = sink.disk_bytes();
-                    }
+                let Some(sink) = state.sinks.remove(file) else { return };
+                done.push((session, Done::SinkFailed { file, error: error.clone() }));
+                if error.kind == StoreErrorKind::Forbidden || sink.is_stream() {
+                    self.throw_away(session, file, sink);
+                } else {
+                    self.let_go(session, file, sink);
                 }
-                self.uncharge((session, file), left);
-                done.push((session, Done::SinkFailed { file, error }));
-                self.release_ends(session);
             }
         }
     }
@@ -94,7 +90,8 @@ impl FileStore {
             };
             return done.push((session, Done::Committed { file, result: Err(error) }));
         }
-        let Some(mut sink) = self.session(session).sinks.remove(&file) else { return };
+        let Some(mut sink) = self.session(session).sinks.remove(file) else { return };
+        let (target, place) = (sink.target, sink.place.clone());
         match sink.seal(sha256) {
             Ok(()) => {
                 let (overwrite, shown) = (sink.overwrite, sink.shown.clone());
@@ -115,51 +112,62 @@ impl FileStore {
                 }
                 // With a wrong digest there is no telling what is wrong: the next run is to be clean. When the disk
                 // has failed, what it can still read is worth keeping.
-                let mut left = 0;
-                if error.kind == StoreErrorKind::DigestMismatch || !sink.is_complete() || sink.is_stream() {
-                    sink.discard();
-                } else {
-                    left = sink.disk_bytes();
-                }
-                self.uncharge((session, file), left);
+                let useless = error.kind == StoreErrorKind::DigestMismatch;
                 done.push((session, Done::Committed { file, result: Err(error) }));
+                return if useless || !sink.is_complete() || sink.is_stream() {
+                    self.throw_away(session, file, sink);
+                } else {
+                    self.let_go(session, file, sink);
+                };
             }
         }
-        self.release_ends(session);
+        self.release_ends(session, target, &place);
     }
 
     pub(super) fn abort(&mut self, session: SessionKey, file: FileId, keep_partial: bool) {
-        if let Some(sink) = self.session(session).sinks.remove(&file) {
-            let keep_partial = keep_partial && !sink.is_stream();
-            let left = if keep_partial { sink.disk_bytes() } else { 0 };
-            if !keep_partial {
-                sink.discard();
-            }
-            self.uncharge((session, file), left);
+        let Some(sink) = self.session(session).sinks.remove(file) else { return };
+        if keep_partial && !sink.is_stream() {
+            self.let_go(session, file, sink);
+        } else {
+            self.throw_away(session, file, sink);
         }
-        self.release_ends(session);
     }
 
-    /// Puts into the batch the directory ends below which no file is open any more. They come after everything
-    /// inside them that is in the batch already, since a batch keeps its order.
-    pub(super) fn release_ends(&mut self, session: SessionKey) {
+    /// Closes a file that has left its session; what came of it stays as a partial.
+    pub(super) fn let_go(&mut self, session: SessionKey, file: FileId, sink: Sink) {
+        self.uncharge((session, file), sink.disk_bytes());
+        let (target, place) = (sink.target, sink.place.clone());
+        drop(sink);
+        self.release_ends(session, target, &place);
+    }
+
+    /// The same, but nothing stays.
+    fn throw_away(&mut self, session: SessionKey, file: FileId, sink: Sink) {
+        let (target, place) = (sink.target, sink.place.clone());
+        sink.discard();
+        self.uncharge((session, file), 0);
+        self.release_ends(session, target, &place);
+    }
+
+    /// A file at this place is open no more: puts into the batch the directory ends that waited for it.
+    fn release_ends(&mut self, session: SessionKey, target: u64, place: &[u8]) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        let waiting = std::mem::take(&mut state.waiting);
-        for end in waiting {
-            let blocks = |sink: &Sink| sink.target == end.target && is_below(&sink.place, &end.place);
-            if state.sinks.values().any(blocks) {
-                state.waiting.push(end);
-                continue;
-            }
-            let (above, name) = split_last(&end.place);
-            let parent = self.dirs.parent((end.target, &end.base), above, &end.shown, None);
-            let (parent, below) = match parent {
-                Ok(parent) => (parent, name.to_vec()),
-                Err(_) => (end.base, end.place),
-            };
-            let what = What::End { parent, below, meta: end.meta, preserve: state.preserve };
-            self.batch.add(session, end.file, end.shown, what, 0);
+        for end in state.sinks.release(target, place) {
+            self.end_directory(session, end);
         }
+    }
+
+    /// Puts a directory's end into the batch. It comes after everything inside that is in the batch already, since a batch
+    /// keeps its order.
+    pub(super) fn end_directory(&mut self, session: SessionKey, end: WaitingEnd) {
+        let (above, name) = split_last(&end.place);
+        let (parent, below) = match self.dirs.parent((end.target, &end.base), above, &end.shown, None) {
+            Ok(parent) => (parent, name.to_vec()),
+            Err(_) => (end.base, end.place),
+        };
+        let preserve = self.session(session).preserve;
+        let what = What::End { parent, below, meta: end.meta, preserve };
+        self.batch.add(session, end.file, end.shown, what, 0);
     }
 
     pub(super) fn remove_scratch(&mut self, path: &[u8]) {
@@ -186,12 +194,12 @@ impl FileStore {
         for (file, bytes) in kept {
             self.uncharge((session, file), bytes);
         }
-        for (file, sink) in &state.sinks {
+        for (file, sink) in state.sinks.iter() {
             let left = if sink.is_stream() { 0 } else { sink.disk_bytes() };
-            self.uncharge((session, *file), left);
+            self.uncharge((session, file), left);
         }
         // A stream cannot be gone on with.
-        state.sinks.into_values().filter(Sink::is_stream).for_each(Sink::discard);
+        state.sinks.into_sinks().filter(Sink::is_stream).for_each(Sink::discard);
         for path in state.scratch {
             self.remove_scratch(&path);
         }

@@ -59,14 +59,12 @@ impl FileStore {
         let mut yielded = Vec::new();
         for (session, state) in &self.sessions {
             let sinks = state.sinks.iter().filter(|(_, sink)| is_claimed(&claims, sink.claim()));
-            yielded.extend(sinks.map(|(file, _)| (*session, *file)));
+            yielded.extend(sinks.map(|(file, _)| (*session, file)));
         }
         for (session, file) in yielded {
-            let Some(sink) = self.session(session).sinks.remove(&file) else { continue };
+            let Some(sink) = self.session(session).sinks.remove(file) else { continue };
             done.push((session, Done::SinkFailed { file, error: busy(&sink.shown) }));
-            self.uncharge((session, file), sink.disk_bytes());
-            drop(sink);
-            self.release_ends(session);
+            self.let_go(session, file, sink);
         }
     }
 

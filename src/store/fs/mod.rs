@@ -118,6 +118,9 @@ pub(crate) trait DirOps: Debug + Send + Sync {
     fn set_times(&self, meta: &Meta) -> io::Result<()>;
     /// Takes its lock, as for files.
     fn lock(&self) -> io::Result<()>;
+    /// Takes its lock together with others that share it, in place of the one that this handle may have. Whoever has it
+    /// alone is waited for a little.
+    fn lock_shared(&self) -> io::Result<()>;
     /// What is in it, in no order, without `.` and `..`.
     fn list(&self) -> io::Result<Listing>;
 }

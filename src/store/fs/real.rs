@@ -131,6 +131,11 @@ impl FileOps for OwnedFd {
     }
 }
 
+/// How long a directory's shared lock is waited for: another process that has just begun may look through the directory, which
+/// takes it some 50 ms at most (`store::leftovers`). Others who lock directories are not waited for.
+const SHARED_LOCK_TRIES: u32 = 40;
+const SHARED_LOCK_PAUSE: Duration = Duration::from_millis(5);
+
 /// An open directory.
 #[derive(Debug)]
 struct RealDir(OwnedFd);
@@ -226,6 +231,20 @@ impl DirOps for RealDir {
 
     fn lock(&self) -> io::Result<()> {
         retry(|| rustix::fs::flock(&self.0, FlockOperation::NonBlockingLockExclusive))
+    }
+
+    fn lock_shared(&self) -> io::Result<()> {
+        let mut tries = SHARED_LOCK_TRIES;
+        loop {
+            tries -= 1;
+            match retry(|| rustix::fs::flock(&self.0, FlockOperation::NonBlockingLockShared)) {
+                Err(e) if e.raw_os_error() == Some(Errno::WOULDBLOCK.raw_os_error()) && tries > 0 => {
+                    #[allow(clippy::disallowed_methods, reason = "nobody tells when a lock is free")]
+                    std::thread::sleep(SHARED_LOCK_PAUSE);
+                }
+                other => return other,
+            }
+        }
     }
 
     fn list(&self) -> io::Result<Listing> {

@@ -542,3 +542,37 @@ fn sha256_speed() {
     println!("256 MiB: ring {ring:?}, sha2 {:?}", start.elapsed());
     assert_eq!(digest.as_ref(), b.finalize().as_slice());
 }
+
+#[test]
+fn temporary_files_of_a_living_process_stay_and_those_of_a_dead_one_go() {
+    let mut first = top();
+    let jail = first.jail();
+    std::fs::write(jail.join(".fulmar-00000000deadbeef-1.tmp"), b"left").unwrap();
+    std::fs::write(jail.join(".fulmar-not-ours"), b"stays").unwrap();
+    let inline = |rig: &mut Rig, at: &[u8]| {
+        let data = Bytes::from_static(b"some bytes");
+        let inline = Some(Inline { sha256: sha256(&data), data });
+        Job::Begin(Box::new(BeginEntry { size: 10, inline, ..rig.entry(at, EntryKind::File) }))
+    };
+    // Begun, and not named yet.
+    let job = inline(&mut first, b"one");
+    assert!(first.run(job).is_empty());
+    let before = hidden(&first);
+    assert!(before.len() == 2 && before.contains(&b".fulmar-not-ours".to_vec()), "{before:?}");
+    let mut second = FileStore::open(&jail, FileOptions::default()).unwrap();
+    let mut done = Vec::new();
+    let dest = Dest {
+        location: Location::Jail(Vec::new()),
+        into_dir: true,
+        overwrite: Overwrite::Never,
+        no_resume: false,
+        name_prefix: Vec::new(),
+    };
+    second.run(1, Job::SetDest(dest), &mut done);
+    second.run(1, inline(&mut first, b"two"), &mut done);
+    assert!(before.iter().all(|name| hidden(&first).contains(name)), "{:?}", hidden(&first));
+    second.idle(&mut done);
+    first.idle();
+    assert_eq!(hidden(&first), [b".fulmar-not-ours"]);
+    assert!(jail.join("one").exists() && jail.join("two").exists());
+}

@@ -120,6 +120,14 @@ fn files_that_wait_for_their_digest_do_not_stop_the_control_stream() {
         }
         assert!(!r.is_congested() && r.window_bytes() > 0, "budget {budget}");
     }
+    // The end of a directory waits for such files too.
+    let mut r = Receiver::new(256 * 1024);
+    announce(&mut r, entry(0, 20_000, 1024)).expect("in order");
+    for i in 1..4000 {
+        let end = BeginEntry { kind: EntryKind::DirEnd, path: vec![b'd'; 200], ..entry(i, 0, 0) };
+        announce(&mut r, end).expect("within the window");
+    }
+    assert!(!r.is_congested() && r.window_bytes() > 0);
     // Inline contents do stop it, until the store has them.
     let mut s = Sink::new(256 * 1024);
     let mut i = 0;
