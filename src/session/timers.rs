@@ -240,7 +240,7 @@ impl Session {
         if self.probes_due > 0 {
             return Some(now);
         }
-        (self.has_data() && self.window_has_room(now)).then(|| self.path.next_release(now))
+        (self.has_data() && self.window_has_room()).then(|| self.path.next_release(now))
     }
 
     /// A client that is done waits for the peer to confirm its last words, but not for ever.
