@@ -25,6 +25,8 @@ pub(super) struct Middle {
     written: Option<f64>,
     /// Mean round trip, and the least that it was, seconds.
     round_trip: Option<(f64, f64)>,
+    /// Mean absolute difference of the delays of successive points, before any median is taken.
+    pub(super) jitter: f64,
 }
 
 impl Middle {
@@ -35,6 +37,7 @@ impl Middle {
             seen: 0,
             written: None,
             round_trip: None,
+            jitter: 0.0,
         }
     }
 
@@ -58,6 +61,10 @@ impl Middle {
     pub(super) fn push(&mut self, now: f64, point: Point, trip: f64) -> Option<Point> {
         if self.recent.len() >= MANY {
             self.recent.pop_front();
+        }
+        if let Some((last, _)) = self.recent.back() {
+            let step = (point.delay - last.delay).abs().min(0.1);
+            self.jitter += (step - self.jitter) / 16.0;
         }
         self.recent.push_back((point, trip));
         self.seen = (self.seen + 1).min(MANY + 1);

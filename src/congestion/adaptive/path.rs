@@ -172,7 +172,7 @@ impl Path {
         }
         let bound = if self.disordered { OVERTAKEN.1 } else { OVERTAKEN.0 };
         // Jitter that all packets share leaves the first of them the better measure.
-        let calmer = self.front.jitter > CALMER * self.middle.track.jitter;
+        let calmer = self.front.jitter > CALMER * self.middle.jitter;
         let known = self.middle.track.newest().is_some();
         self.disordered = self.overtaken > bound && known && (self.disordered || calmer);
     }
