@@ -3,11 +3,14 @@
 //! Implements: docs/PROTOCOL.md, "Rate control"; the reasons and the constants are in docs/CONGESTION.md.
 
 mod loss;
+mod middle;
 mod overload;
 mod path;
 mod rival;
 mod startup;
+mod track;
 
+use super::pacer::CATCH_UP;
 use super::{Controller, FeedbackSample, PacketInfo};
 use loss::{Look, LossModel, Verdict};
 use overload::Overload;
@@ -47,6 +50,11 @@ const DRAIN_EVERY: f64 = 5.0;
 /// RFC 8257. From this share on, the start ends and nothing more is tried.
 const MARK_WEIGHT: f64 = 2.0;
 const MARKED: f64 = 0.02;
+/// What was missed while the host was busy may be caught up at once, as far as the link's queue is known to take it, and within
+/// these bounds: the first keeps bursts below what disturbs others, the second is the time in which a queue seen is forgotten.
+const CATCH_UP_RTTS: f64 = 0.25;
+const CATCH_UP_SECS: f64 = 0.02;
+const LONGEST_QUEUE_SECS: f64 = 10.0;
 /// Beside twice the flight: feedback comes at least every few milliseconds on a short path.
 const FEEDBACK_SLACK: f64 = 0.01;
 
@@ -76,6 +84,8 @@ pub struct Adaptive {
     rtt: f64,
     min_rtt: f64,
     queue: f64,
+    /// The longest queue of late: so much there is room for.
+    longest_queue: f64,
     last_point: f64,
     /// Queue that the packets sent now are expected to meet, if nobody else changes anything.
     expected: f64,
@@ -111,6 +121,7 @@ impl Adaptive {
             rtt: 0.1,
             min_rtt: 0.1,
             queue: 0.0,
+            longest_queue: 0.0,
             last_point: 0.0,
             expected: f64::INFINITY,
             surprise: 0.0,
@@ -139,6 +150,7 @@ impl Adaptive {
 
     fn on_point(&mut self, now: f64, point: &Point) {
         self.queue = self.path.queue((self.rtt / 4.0).max(0.004)).unwrap_or(0.0);
+        self.longest_queue = self.longest_queue.max(self.queue);
         let mut startup = match &mut self.mode {
             Mode::Startup(startup) => std::mem::replace(startup, Startup::new(self.datagram)),
             Mode::Cruise => {
@@ -425,7 +437,13 @@ impl Controller for Adaptive {
             let share = (sample.ce_marked as f64 / sample.acked.len() as f64).min(1.0);
             self.marks += (share - self.marks) / 16.0;
         }
-        let Some(point) = self.path.on_feedback(sample) else { return };
+        let point = self.path.on_feedback(sample);
+        if let Some((rtt, least)) = self.path.round_trip() {
+            (self.rtt, self.min_rtt) = (rtt.clamp(1e-4, 10.0), least.clamp(5e-5, 10.0));
+        }
+        let Some(point) = point else { return };
+        let passed = (point.sent - self.last_point).max(0.0);
+        self.longest_queue *= (-passed / LONGEST_QUEUE_SECS).exp();
         self.last_point = point.sent;
         self.on_point(now, &point);
     }
@@ -470,6 +488,11 @@ impl Controller for Adaptive {
         }
         let burst = (self.pace * 0.001).min(65_536.0);
         burst.max(self.pace * 0.00025).max(2.0 * self.datagram) as u64
+    }
+
+    fn catch_up(&self) -> Duration {
+        let most = (CATCH_UP_RTTS * self.min_rtt).min(CATCH_UP_SECS);
+        Duration::from_secs_f64(self.longest_queue.min(most)).max(CATCH_UP)
     }
 
     fn measures_trains(&self) -> bool {

@@ -126,8 +126,8 @@ enum Event {
     Wake(usize),
     Arrive(usize, u64),
     FlushFeedback(usize),
-    /// flow, log length, largest number, its arrival
-    Feedback(usize, usize, u64, f64),
+    /// flow, log length, largest number, its arrival, when it was written
+    Feedback(usize, usize, u64, f64, f64),
     Pto(usize),
 }
 
@@ -313,7 +313,9 @@ impl Sim {
                         self.feedback(i);
                     }
                 }
-                Event::Feedback(i, len, largest, at) => self.on_feedback(i, len, largest, at),
+                Event::Feedback(i, len, largest, at, written) => {
+                    self.on_feedback(i, len, largest, at, written)
+                }
                 Event::Pto(i) => self.pto(i),
             }
         }
@@ -345,6 +347,7 @@ impl Sim {
             return;
         }
         let flow = &mut self.flows[i];
+        flow.pacer.set_most_late(flow.controller.catch_up());
         flow.pacer.set_rate(now, flow.controller.rate_bytes_per_sec(), flow.controller.burst_bytes());
         let mut count = 0;
         let burst = flow.controller.burst_bytes();
@@ -471,10 +474,13 @@ impl Sim {
             return;
         }
         let arrives = self.now + self.link.rtt / 2.0 + self.link.jitter * self.rng.unit();
-        self.at(arrives.max(at + self.link.rtt / 2.0), Event::Feedback(i, len, largest, at));
+        self.at(
+            arrives.max(at + self.link.rtt / 2.0),
+            Event::Feedback(i, len, largest, at, self.now.max(at)),
+        );
     }
 
-    fn on_feedback(&mut self, i: usize, len: usize, largest: u64, at: f64) {
+    fn on_feedback(&mut self, i: usize, len: usize, largest: u64, at: f64, written: f64) {
         let (now, t) = (self.instant(self.now), self.now);
         let epoch = self.epoch;
         let instant = |t: f64| epoch + Duration::from_secs_f64(t);
@@ -533,6 +539,7 @@ impl Sim {
             largest_sent_at: instant(largest_sent),
             // The receiver's clock has another origin and runs 50 ppm fast.
             largest_received_us: ((at * 1.000_05 + 7.0) * 1e6) as u64,
+            written_us: ((written * 1.000_05 + 7.0) * 1e6) as u64,
             received_bytes_total: len as u64 * u64::from(PAYLOAD),
             latest_rtt: latest,
             smoothed_rtt: Duration::from_secs_f64(flow.srtt),

@@ -45,6 +45,8 @@ pub struct FeedbackSample<'a> {
     pub largest_sent_at: Instant,
     /// Receiver's clock (microseconds since its own epoch) when that largest packet arrived.
     pub largest_received_us: u64,
+    /// Receiver's clock when the feedback was written.
+    pub written_us: u64,
     /// UDP payload bytes that the receiver has received in this session so far, duplicates excluded.
     pub received_bytes_total: u64,
     /// A round-trip sample, ack delay subtracted, if the largest number is new.
@@ -80,6 +82,10 @@ pub trait Controller: Send + std::fmt::Debug {
     fn rate_bytes_per_sec(&self) -> u64;
     /// The largest burst that may leave back to back, in bytes.
     fn burst_bytes(&self) -> u64;
+    /// How much of the time by which a busy host sends too late may be caught up at once: what the path has room for.
+    fn catch_up(&self) -> Duration {
+        pacer::CATCH_UP
+    }
     /// The trains are measured: they leave whole, and feedback is wanted several times within each.
     fn measures_trains(&self) -> bool {
         false

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 /// without rounding and the long-run rate is exact.
 const UNITS_PER_BYTE: i128 = 1_000_000_000;
 
-/// How much a late caller may catch up beside the burst. A wake-up is commonly up to a millisecond late (epoll's grain);
-/// without this credit each late wake-up would lower the long-run rate.
-const CATCH_UP: Duration = Duration::from_millis(1);
+/// How much a caller may catch up beside the burst, however it came to be late. A wake-up is commonly up to a millisecond
+/// late (epoll's grain); without this credit each late wake-up would lower the long-run rate.
+pub const CATCH_UP: Duration = Duration::from_millis(1);
 
 /// A pacer that was never given a rate lets a modest burst out, so that a handshake is never held.
 const INITIAL_BURST_BYTES: u64 = 64 * 1024;
@@ -29,6 +29,12 @@ pub struct Pacer {
     whole: bool,
     /// A train is leaving.
     open: bool,
+    /// What a caller who was told to wait, and came later than that, may catch up at most.
+    most_late: Duration,
+    /// When a caller who has something to send was told to come again.
+    due: Option<Instant>,
+    /// What may be caught up now.
+    catch_up: Duration,
 }
 
 impl Pacer {
@@ -41,7 +47,15 @@ impl Pacer {
             burst_bytes: INITIAL_BURST_BYTES,
             whole: false,
             open: true,
+            most_late: CATCH_UP,
+            due: None,
+            catch_up: CATCH_UP,
         }
+    }
+
+    /// How much of the time that a busy host was late may be caught up at once. Never less than `CATCH_UP`.
+    pub fn set_most_late(&mut self, most: Duration) {
+        self.most_late = most.max(CATCH_UP);
     }
 
     /// Whether bursts leave whole only, as trains that are measured.
@@ -68,7 +82,9 @@ impl Pacer {
         }
         self.refill(now);
         self.open = self.level > 0 && (self.open || self.level >= self.wanted());
-        if self.whole && !self.open {
+        let held = self.level <= 0 || self.whole && !self.open;
+        self.due = held.then(|| self.next_release(now));
+        if held {
             return 0;
         }
         // Round up: a fraction of a byte is enough for a datagram to go into debt by less than its size.
@@ -110,7 +126,7 @@ impl Pacer {
     }
 
     fn capacity(&self) -> i128 {
-        let catch_up = CATCH_UP.as_nanos() as i128 * i128::from(self.bytes_per_sec);
+        let catch_up = self.catch_up.as_nanos() as i128 * i128::from(self.bytes_per_sec);
         i128::from(self.burst_bytes) * UNITS_PER_BYTE + catch_up
     }
 
@@ -121,9 +137,21 @@ impl Pacer {
 
     fn refill(&mut self, now: Instant) {
         if self.bytes_per_sec != u64::MAX {
+            self.note_lateness(now);
             self.level = self.level_at(now);
         }
         self.last = self.last.max(now);
+    }
+
+    /// Who had nothing to send for a while is not late.
+    fn note_lateness(&mut self, now: Instant) {
+        match self.due {
+            Some(due) => {
+                self.catch_up = now.saturating_duration_since(due).clamp(CATCH_UP, self.most_late);
+            }
+            None if now > self.last + CATCH_UP => self.catch_up = CATCH_UP,
+            None => {}
+        }
     }
 }
 
@@ -179,6 +207,35 @@ mod tests {
         pacer.on_sent(later, 1_000);
         assert_eq!(pacer.allowance(later), 0);
         assert_eq!(pacer.next_release(later), later + Duration::from_micros(2_500));
+    }
+
+    /// Who was told to wait and comes late catches up what is allowed; who had nothing to send does not.
+    #[test]
+    fn a_late_caller_catches_up() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(start);
+        pacer.set_rate(start, 1_000_000, 2_000);
+        pacer.set_most_late(Duration::from_millis(8));
+        let sent = |pacer: &mut Pacer, now| {
+            let mut sent = 0;
+            while pacer.allowance(now) > 0 {
+                pacer.on_sent(now, 500);
+                sent += 500;
+            }
+            sent
+        };
+        assert_eq!(sent(&mut pacer, start), 3_000);
+        // Due after half a millisecond (a quarter of a burst), asked after 6: a burst and what was missed.
+        let now = start + Duration::from_millis(6);
+        assert_eq!(sent(&mut pacer, now), 6_000);
+        // Very late: no more than a burst and 8 ms.
+        let now = now + Duration::from_millis(60);
+        assert_eq!(sent(&mut pacer, now), 10_000);
+        // The last call said that more may leave, but nothing was there to send: 60 ms later that is no lateness.
+        let now = now + Duration::from_millis(3);
+        assert!(pacer.allowance(now) > 0);
+        let now = now + Duration::from_millis(60);
+        assert_eq!(sent(&mut pacer, now), 3_000);
     }
 
     #[test]

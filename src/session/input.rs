@@ -239,6 +239,7 @@ impl Session {
                 spurious: outcome.spurious.len() as u32,
                 largest_sent_at,
                 largest_received_us: f.received_us,
+                written_us: f.received_us.saturating_add(f.delay_us),
                 received_bytes_total: f.received_bytes,
                 latest_rtt: sample,
                 smoothed_rtt: self.rtt.smoothed(),

@@ -101,6 +101,7 @@ impl Path {
     pub(super) fn update(&mut self, now: Instant) {
         let burst = self.controller.burst_bytes().max(self.mtu.current().into());
         self.pacer.set_rate(now, self.controller.rate_bytes_per_sec(), burst);
+        self.pacer.set_most_late(self.controller.catch_up());
         self.pacer.set_whole(self.controller.measures_trains());
         if let Some((pacer, rate)) = &mut self.limit {
             let burst = (*rate / 1000 * LIMIT_BURST_MS).max(u64::from(self.mtu.current()) + 48);

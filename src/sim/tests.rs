@@ -1,6 +1,7 @@
 //! Whole transfers on virtual time: a matrix of links and sizes, each case a seed.
 
 mod crowd;
+mod noisy;
 
 use super::*;
 use crate::impair::Spec;

@@ -1,20 +1,24 @@
 //! Role: what feedback says about the path: one-way queueing delay, jitter, the rate at which the bottleneck passes us.
-//! Owns: the log of sent packets that are not covered yet, the recent points of feedback, the base delay.
+//! Owns: the log of sent packets that are not covered yet, the two tracks of points, and which of them counts.
 //! Implements: docs/CONGESTION.md, "Measuring".
 
 use super::super::{FeedbackSample, PacketInfo};
+use super::middle::Middle;
+use super::track::Track;
 use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Packets in the log at most. Above 1 Gbit/s at 1 s there are 84,000 full packets in flight; beyond this bound the
 /// oldest are forgotten and only their rate sample is lost.
 const LOG_PACKETS: usize = 1 << 20;
-/// Points kept; feedback comes 8 to 16 times per RTT, so this is many RTTs. On slow links it comes with every other packet:
-/// so many then hold the packets that an experiment wants to see (`loss::TRIAL_PACKETS`).
-const POINTS: usize = 512;
-/// The base delay is the minimum over one to two of these (a route change shows after at most 20 s; 50 ppm of clock
-/// drift make 1 ms in that time).
-pub(super) const BASE_SLOT_SECS: f64 = 10.0;
+/// Share of packets that were overtaken from which on the largest number is no measure of the path, and below which it is
+/// again: it is that of the packets that overtake, a few of many.
+const OVERTAKEN: (f64, f64) = (0.15, 0.05);
+/// Packets of which it is a moving average, and the most that one feedback weighs.
+const OVERTAKEN_PACKETS: f64 = 128.0;
+const OVERTAKEN_WEIGHT: f64 = 0.25;
+/// The delays of the largest numbers must jump by so many times as much as those of the middle.
+const CALMER: f64 = 2.0;
 
 /// A packet that left and is not covered by feedback yet.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +34,25 @@ struct Sent {
     expected: f64,
 }
 
-/// What one feedback frame with a new largest number told.
+impl Sent {
+    /// What it tells when it arrived at the receiver's second `received`, with `got` bytes in all.
+    fn arrived(&self, received: f64, got: u64) -> Point {
+        Point {
+            received,
+            sent: self.at,
+            cumulative: self.cumulative,
+            got,
+            delay: received - self.at,
+            pace: self.pace,
+            expected: self.expected,
+        }
+    }
+}
+
+/// What the arrival of one packet told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
-    /// Receiver's seconds at which the largest packet arrived.
+    /// Receiver's seconds at which the packet arrived.
     pub(super) received: f64,
     /// Sender's seconds at which it left.
     pub(super) sent: f64,
@@ -70,22 +89,30 @@ pub(super) struct Interval {
     pub(super) blur: f64,
 }
 
-/// See the module.
+/// See the module. What the points say is said by the track that counts.
 #[derive(Debug)]
 pub(super) struct Path {
     epoch: Instant,
     log: VecDeque<Sent>,
     pub(super) sent_total: u64,
-    covered: u64,
     largest: Option<u64>,
-    points: VecDeque<Point>,
-    base_now: f64,
-    base_before: f64,
-    base_rotates: f64,
-    /// Sender's seconds at which the queue was last seen (nearly) empty.
-    pub(super) base_seen: f64,
-    /// Mean absolute difference of successive delays (RFC 3550 section 6.4.1).
-    pub(super) jitter: f64,
+    /// Points of the largest number received: exact, as long as packets keep their order.
+    front: Track,
+    /// Points of the middle one of the packets that each feedback newly covers: a little blurred, whatever overtakes what.
+    middle: Middle,
+    /// The last packet whose point the middle believed.
+    middle_number: Option<u64>,
+    /// Share of packets that arrived after later ones.
+    overtaken: f64,
+    /// The middle counts.
+    disordered: bool,
+}
+
+impl std::ops::Deref for Path {
+    type Target = Track;
+    fn deref(&self) -> &Track {
+        if self.disordered { &self.middle.track } else { &self.front }
+    }
 }
 
 impl Path {
@@ -94,14 +121,12 @@ impl Path {
             epoch,
             log: VecDeque::new(),
             sent_total: 0,
-            covered: 0,
             largest: None,
-            points: VecDeque::new(),
-            base_now: f64::INFINITY,
-            base_before: f64::INFINITY,
-            base_rotates: f64::INFINITY,
-            base_seen: 0.0,
-            jitter: 0.0,
+            front: Track::new(),
+            middle: Middle::new(),
+            middle_number: None,
+            overtaken: 0.0,
+            disordered: false,
         }
     }
 
@@ -119,8 +144,50 @@ impl Path {
         self.log.push_back(Sent { number: packet.number, cumulative: self.sent_total, at, pace, expected });
     }
 
-    /// Takes a feedback frame in. Returns the new point if the largest number advanced.
+    /// Takes a feedback frame in. Returns the new point of the track that counts, if it has one.
     pub(super) fn on_feedback(&mut self, sample: &FeedbackSample<'_>) -> Option<Point> {
+        self.note_order(sample);
+        let front = self.front_point(sample);
+        let middle = self.middle_point(sample);
+        let now = self.secs(sample.now);
+        if let Some(point) = front {
+            self.front.push(now, point);
+        }
+        // What both have passed is not asked for again.
+        let covered = self.middle_number.min(self.largest);
+        while self.log.front().is_some_and(|front| Some(front.number) <= covered) {
+            self.log.pop_front();
+        }
+        if self.disordered { middle } else { front }
+    }
+
+    /// How many of the packets that arrived had been overtaken by others.
+    fn note_order(&mut self, sample: &FeedbackSample<'_>) {
+        let Some(largest) = self.largest else { return };
+        let late = sample.acked.partition_point(|packet| packet.number < largest) as f64;
+        let count = sample.acked.len() as f64;
+        if count > 0.0 {
+            let weight = (count / OVERTAKEN_PACKETS).min(OVERTAKEN_WEIGHT);
+            self.overtaken += (late / count - self.overtaken) * weight;
+        }
+        let bound = if self.disordered { OVERTAKEN.1 } else { OVERTAKEN.0 };
+        // Jitter that all packets share leaves the first of them the better measure.
+        let calmer = self.front.jitter > CALMER * self.middle.jitter;
+        let known = self.middle.track.newest().is_some();
+        self.disordered = self.overtaken > bound && known && (self.disordered || calmer);
+    }
+
+    /// The round trip and its least, where packets overtake each other: samples of the largest number say too little.
+    pub(super) fn round_trip(&self) -> Option<(f64, f64)> {
+        self.middle.round_trip().filter(|_| self.disordered)
+    }
+
+    fn sent(&self, number: u64) -> Option<Sent> {
+        let i = self.log.binary_search_by_key(&number, |sent| sent.number).ok()?;
+        Some(self.log[i])
+    }
+
+    fn front_point(&mut self, sample: &FeedbackSample<'_>) -> Option<Point> {
         let newest = sample.acked.last()?;
         if newest.sent_at != sample.largest_sent_at
             || self.largest.is_some_and(|largest| newest.number <= largest)
@@ -128,129 +195,42 @@ impl Path {
             return None;
         }
         self.largest = Some(newest.number);
-        let mut sent = None;
-        while let Some(front) = self.log.front().filter(|front| front.number <= newest.number) {
-            sent = Some(*front);
-            self.log.pop_front();
-        }
-        let sent = sent.filter(|sent| sent.number == newest.number)?;
-        self.covered = sent.cumulative;
-        let received = sample.largest_received_us as f64 * 1e-6;
-        let point = Point {
-            received,
-            sent: sent.at,
-            cumulative: sent.cumulative,
-            got: sample.received_bytes_total,
-            delay: received - sent.at,
-            pace: sent.pace,
-            expected: sent.expected,
-        };
-        if let Some(last) = self.points.back() {
-            // The peer's clock is hostile until bounded: time that runs backwards starts a new row of points.
-            if point.received <= last.received || point.got < last.got {
-                self.points.clear();
-            } else {
-                let step = (point.delay - last.delay).abs().min(0.1);
-                self.jitter += (step - self.jitter) / 16.0;
-            }
-        }
-        if self.points.len() >= POINTS {
-            self.points.pop_front();
-        }
-        self.points.push_back(point);
-        self.note_base(self.secs(sample.now), point.delay);
-        Some(point)
+        let sent = self.sent(newest.number)?;
+        Some(sent.arrived(sample.largest_received_us as f64 * 1e-6, sample.received_bytes_total))
     }
 
-    fn note_base(&mut self, now: f64, delay: f64) {
-        if self.base_rotates.is_infinite() || now >= self.base_rotates {
-            self.base_rotates = now + BASE_SLOT_SECS;
-            self.base_before = self.base_now;
-            self.base_now = delay;
-        }
-        self.base_now = self.base_now.min(delay);
-        if delay <= self.base() + (0.5 * self.jitter).max(0.0005) {
-            self.base_seen = now;
-        }
+    /// The middle one of the packets newly covered arrived in the middle of the time that the feedback covers.
+    fn middle_point(&mut self, sample: &FeedbackSample<'_>) -> Option<Point> {
+        let written = sample.written_us as f64 * 1e-6;
+        let since = self.middle.span(written)?;
+        let half = sample.acked.len() / 2;
+        let sent = self.sent(sample.acked.get(half)?.number)?;
+        let later = &sample.acked[half + 1..];
+        // Nothing may have come for a while before.
+        let spread = later.get(later.len() / 2).map_or(0.0, |packet| self.secs(packet.sent_at) - sent.at);
+        let age = (since / 2.0).min(2.0 * spread);
+        let bytes_later: u64 = later.iter().map(|packet| u64::from(packet.size_bytes)).sum();
+        let trip = (self.secs(sample.now) - sent.at - age).max(1e-6);
+        let got = sample.received_bytes_total.saturating_sub(bytes_later);
+        let point = self.middle.push(self.secs(sample.now), sent.arrived(written - age, got), trip)?;
+        let i = self.log.partition_point(|sent| sent.cumulative < point.cumulative);
+        self.middle_number = self.log.get(i).map(|sent| sent.number).or(self.middle_number);
+        Some(point)
     }
 
     /// Keeps the base delay for longer (while a competitor holds the queue up).
     pub(super) fn hold_base(&mut self, now: f64) {
-        self.base_rotates = self.base_rotates.max(now + BASE_SLOT_SECS / 2.0);
-    }
-
-    /// The least delay of late (its origin is unknown).
-    pub(super) fn base(&self) -> f64 {
-        self.base_now.min(self.base_before)
+        self.front.hold_base(now);
+        self.middle.track.hold_base(now);
     }
 
     /// Forgets points (not the base delay): what comes after a silence does not join on.
     pub(super) fn clear_points(&mut self) {
-        self.points.clear();
+        self.front.clear_points();
+        self.middle.track.clear_points();
     }
 
-    /// Queueing delay at the bottleneck: the smallest of the last `span` seconds (of sending), at least of three
-    /// points, so that neither jitter nor a place late in a train looks like a queue.
-    pub(super) fn queue(&self, span: f64) -> Option<f64> {
-        let newest = self.points.back()?.sent;
-        let recent = self.points.iter().rev().enumerate();
-        let delays = recent
-            .take_while(|&(i, point)| i < 3 || point.sent > newest - span)
-            .map(|(_, point)| point.delay);
-        Some((delays.fold(f64::INFINITY, f64::min) - self.base()).max(0.0))
-    }
-
-    /// The newest point against the youngest one at least `span` seconds and `bytes` bytes before it.
-    pub(super) fn interval(&self, span: f64, bytes: f64) -> Option<Interval> {
-        let new = *self.points.back()?;
-        let far = |old: &Point| {
-            new.received - old.received >= span && (new.cumulative - old.cumulative) as f64 >= bytes
-        };
-        self.compare(far)
-    }
-
-    /// The newest point against the oldest one whose packet left at `since` (sender's seconds) or later.
-    pub(super) fn interval_since(&self, since: f64) -> Option<Interval> {
-        let first = self.points.iter().find(|point| point.sent >= since)?.sent;
-        self.compare(|old| old.sent <= first)
-    }
-
-    fn compare(&self, far: impl Fn(&Point) -> bool) -> Option<Interval> {
-        let new = self.points.back()?;
-        let (mut min_delay, mut max_delay) = (new.delay, new.delay);
-        for old in self.points.iter().rev().skip(1) {
-            min_delay = min_delay.min(old.delay);
-            max_delay = max_delay.max(old.delay);
-            let (span, bytes) = (new.received - old.received, (new.cumulative - old.cumulative) as f64);
-            if !far(old) || span <= 0.0 || bytes <= 0.0 {
-                continue;
-            }
-            let got = (new.got - old.got) as f64;
-            return Some(Interval {
-                span,
-                bytes,
-                pass_rate: bytes / span,
-                got_rate: got / span,
-                sent_rate: bytes / (new.sent - old.sent).max(1e-6),
-                loss: (1.0 - got / bytes).clamp(0.0, 1.0),
-                min_queue: (min_delay - self.base()).max(0.0),
-                max_queue: (max_delay - self.base()).max(0.0),
-                blur: (self.jitter / span).min(0.5),
-            });
-        }
-        None
-    }
-
-    /// Bytes and seconds between the last two points, if both packets left in one train: how fast the bottleneck passed
-    /// what lay between.
-    pub(super) fn train(&self, min_bytes: f64) -> Option<(f64, f64)> {
-        let new = self.points.back()?;
-        let old = self.points.iter().rev().nth(1)?;
-        let (secs, bytes) = (new.received - old.received, (new.cumulative - old.cumulative) as f64);
-        (bytes >= min_bytes && new.sent - old.sent < 0.1 * secs).then_some((bytes, secs))
-    }
-
-    /// Bytes sent after the largest number that feedback covers, lost ones included.
+    /// Bytes sent after the packet of the newest point, lost ones included.
     pub(super) fn outstanding(&self) -> f64 {
         (self.sent_total - self.covered) as f64
     }
