@@ -7,6 +7,7 @@
 #     --size BYTES    of each file (1048576)
 #     --down N        of them, so many download instead of uploading (0)
 #     --stagger MS    pause between the starts of two clients (0)
+#     --together      all wait until the last one is there, and begin at once
 #     --fulmar PATH   the binary (target/release/fulmar)
 #     --in-server C   command that runs the server, such as "ip netns exec lk-b"
 #     --in-client C   command that runs the clients
@@ -22,7 +23,7 @@
 # fairness_jain: Jain's index over the goodputs of all clients (1: all equal). Exit code 1 if anything is not as it should be.
 set -euo pipefail
 
-clients=1000 size=1048576 down=0 stagger=0 fulmar=target/release/fulmar in_server="" in_client="" addr=127.0.0.1 serve_opts="" put_opts="" keep=""
+clients=1000 size=1048576 down=0 stagger=0 fulmar=target/release/fulmar in_server="" in_client="" addr=127.0.0.1 serve_opts="" put_opts="" keep="" together=0
 while [ $# -gt 0 ]; do
   case $1 in
     --clients) clients=$2; shift ;;
@@ -36,6 +37,7 @@ while [ $# -gt 0 ]; do
     --serve) serve_opts=$2; shift ;;
     --put) put_opts=$2; shift ;;
     --keep) keep=1 ;;
+    --together) together=1 ;;
     *) echo "many.sh: unknown option '$1'" >&2; exit 2 ;;
   esac
   shift
@@ -55,8 +57,10 @@ export XDG_STATE_HOME="$dir/state" FULMAR_KEY_FILE="$dir/key"
 
 # One pool of noise, of which every file is another piece.
 head -c $((size + clients)) /dev/urandom > pool
+# Downloads and uploads take turns.
+is_down() { (((${1} + 1) * down / clients > ${1} * down / clients)); }
 for ((i = 0; i < clients; i++)); do
-  if ((i < down)); then to=drop/down$i; else to=up/up$i; fi
+  if is_down $i; then to=drop/down$i; else to=up/up$i; fi
   tail -c +$((i + 1)) pool | head -c "$size" > $to || true
 done
 
@@ -80,27 +84,36 @@ cpu_before=$(cpu) rss_before=$(rss VmRSS) drops_before=$(drops)
 started=$(date +%s.%N)
 # One shell inside the namespace starts all of them: `ip netns exec` for each would cost more than the client.
 cat > start.sh <<'INNER'
+# Whoever is to wait asks for a lock that is held until all are there.
+gate() { [ "$TOGETHER" = 0 ] || { : > "there/$1"; flock -s gate true; }; }
+mkdir there
+exec 9> gate
+flock 9
 i=0
 while [ "$i" -lt "$CLIENTS" ]; do
-  if [ "$i" -lt "$DOWN" ]; then
-    "$FULMAR" get --json $OPTS "$AT/down$i" "got/down$i" > "out/$i" 2> "out/$i.err" &
+  if [ $(((i + 1) * DOWN / CLIENTS)) -gt $((i * DOWN / CLIENTS)) ]; then
+    { gate "$i"; exec 9>&- "$FULMAR" get --json $OPTS "$AT/down$i" "got/down$i" > "out/$i" 2> "out/$i.err"; } &
   else
-    "$FULMAR" put --json $OPTS "up/up$i" "$AT" > "out/$i" 2> "out/$i.err" &
+    { gate "$i"; exec 9>&- "$FULMAR" put --json $OPTS "up/up$i" "$AT" > "out/$i" 2> "out/$i.err"; } &
   fi
   i=$((i + 1))
   [ "$STAGGER" = 0 ] || sleep "$STAGGER"
 done
+while [ "$TOGETHER" = 1 ] && [ "$(ls there | wc -l)" -lt "$CLIENTS" ]; do sleep 0.2; done
+date +%s.%N > begun
+flock -u 9
 wait
 times > client_times
 INNER
 # shellcheck disable=SC2086
-CLIENTS=$clients DOWN=$down FULMAR=$fulmar OPTS=$put_opts AT=$at STAGGER=$(awk "BEGIN{print $stagger/1000}") \
+CLIENTS=$clients DOWN=$down FULMAR=$fulmar TOGETHER=$together OPTS=$put_opts AT=$at STAGGER=$(awk "BEGIN{print $stagger/1000}") \
   $in_client sh start.sh
 ended=$(date +%s.%N)
+((together == 0)) || started=$(cat begun)
 
 good=0
 for ((i = 0; i < clients; i++)); do
-  if ((i < down)); then a=drop/down$i b=got/down$i; else a=up/up$i b=drop/up$i; fi
+  if is_down $i; then a=drop/down$i b=got/down$i; else a=up/up$i b=drop/up$i; fi
   if cmp -s $a $b; then good=$((good + 1)); else echo "client $i: $(head -c 300 out/$i.err)" >&2; fi
 done
 left=$(find drop -name '.fulmar-*' | wc -l)
